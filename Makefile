@@ -1,0 +1,33 @@
+.DEFAULT_GOAL := help
+.PHONY: help build test demo lint generate control-plane clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
+
+build: ## the release binary, target/release/oauthconsumer-operator
+	cargo build --locked --release
+
+# Compiled first: a compile error then needs no servers. RUST_TEST_THREADS rather than an argument, so that ARGS can be any.
+test: ## every test, against a real API server and PostgreSQL; ARGS="sweep -- --nocapture" goes to cargo test
+	cargo test --locked --no-run
+	RUST_TEST_THREADS=8 dev/with-control-plane.sh dev/with-postgres.sh cargo test --locked $(ARGS)
+
+demo: ## the whole story on a throw-away control plane; KEEP=1 is passed on to dev/demo.sh
+	KEEP="$(KEEP)" dev/demo.sh
+
+lint: ## formatting, clippy, licences and advisories
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	dev/deny.sh
+
+# Through a second file, so that a failed run leaves the first one whole.
+generate: ## the files made from the code: crds/
+	mkdir -p crds target
+	cargo run --locked --quiet -- crd > target/oauthconsumers.yaml
+	mv target/oauthconsumers.yaml crds/oauthconsumers.yaml
+
+control-plane: ## a shell with a control plane of its own, kubectl pointing at it
+	dev/with-control-plane.sh bash
+
+clean: ## removes what was compiled
+	cargo clean

@@ -1,0 +1,200 @@
+//! The types. Their doc comments are what `kubectl explain oauthconsumers` prints.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::schema;
+use crate::consumer::State;
+
+/// What an administrator says about an OAuth consumer.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[kube(
+    group = "oauthconsumers.dev",
+    version = "v1alpha1",
+    kind = "OAuthConsumer",
+    plural = "oauthconsumers",
+    shortname = "oac",
+    category = "oauth",
+    namespaced,
+    cel,
+    status = "OAuthConsumerStatus",
+    derive = "PartialEq",
+    doc = "An OAuth consumer: an application that may use the server's API on behalf of users. It is registered by creating \
+           this object, gets its consumer key at once, and can sign in once it is approved.",
+    printcolumn(name = "Consumer Name", type_ = "string", json_path = ".spec.name", description = "The name people know the consumer by."),
+    printcolumn(name = "Consumer Key", type_ = "string", json_path = ".status.consumerKey", description = "The key it signs in with. Never changes."),
+    printcolumn(name = "Status", type_ = "string", json_path = ".status.state", description = "The decision about it, as honoured."),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].status"#,
+        description = "Whether the store holds exactly what this object says."
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Secret", type_ = "string", json_path = ".spec.secretRef.name", priority = 1),
+    printcolumn(name = "Decided By", type_ = "string", json_path = ".status.decision.by", priority = 1),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#,
+        priority = 1
+    ),
+    selectable = ".spec.secretRef.name",
+    selectable = ".status.state",
+    validation = Rule::new(schema::KEY_IS_IMMUTABLE)
+        .message("status.consumerKey is given once: it can neither be changed nor removed")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.consumerKey) == has(oldSelf.consumerKey) && (!has(self.consumerKey) || self.consumerKey == oldSelf.consumerKey)")
+        .message("spec.consumerKey can only be given when the object is created; to use another key, delete the object and create it again")
+)]
+pub struct OAuthConsumerSpec {
+    /// The consumer name: what people see. It can be changed and need not be unique.
+    /// 1 to 255 characters, none of them a control, bidirectional or zero-width character.
+    #[schemars(length(min = 1, max = 255))]
+    #[x_kube(
+        validation = Rule::new(r"!self.matches('[\\p{Cc}\\p{Cf}\\p{Zl}\\p{Zp}]')")
+            .message("a consumer name must not contain control, bidirectional or zero-width characters")
+    )]
+    pub name: String,
+
+    /// Where the consumer secret is.
+    pub secret_ref: SecretReference,
+
+    /// The decision: true approves, false disapproves, absent means that nobody has decided yet.
+    /// Only an approved consumer can sign in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approved: Option<bool>,
+
+    /// Stops sign-in at once, whatever `approved` says, and says why. Any editor may set it, only an approver may lift it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub hold: Option<String>,
+
+    /// An existing consumer key to bring along, from another system or a rebuilt cluster. Only at creation; it must be
+    /// unique in the store. 8 to 128 characters out of A-Z a-z 0-9 . _ ~ -. Leave it out to be given a new key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 8, max = 128), regex(pattern = "^[A-Za-z0-9._~-]+$"))]
+    pub consumer_key: Option<String>,
+}
+
+/// A key of a Secret in the same namespace. Its value is the consumer secret: 16 to 512 bytes of UTF-8 text without
+/// control characters and without white space around it.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretReference {
+    /// The Secret's name.
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    )]
+    pub name: String,
+
+    /// The data key in it.
+    #[serde(default = "SecretReference::default_key")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = "^[-._a-zA-Z0-9]+$"))]
+    pub key: String,
+}
+
+/// What the operator has seen and done. Written by the operator only.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OAuthConsumerStatus {
+    /// The consumer key. It is given once and never changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 8, max = 128))]
+    pub consumer_key: Option<String>,
+
+    /// The decision as honoured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<PublishedState>,
+
+    /// The generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// The last decision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision: Option<PublishedDecision>,
+
+    /// Ready: the store holds exactly what this object says. Approved: sign-in is allowed. SecretReady: the Secret
+    /// holds a usable value. Stalled: only the user can help; absent otherwise.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::conditions")]
+    pub conditions: Vec<Condition>,
+}
+
+/// A decision, as committed to the store.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PublishedDecision {
+    /// Approved or disapproved.
+    pub approved: bool,
+
+    /// Who decided, vouched for by the API server. Empty where the API server does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub by: Option<String>,
+
+    /// When the decision was committed to the store.
+    #[schemars(schema_with = "schema::date_time")]
+    pub at: Time,
+
+    /// The generation of the spec in which it was made.
+    pub generation: i64,
+}
+
+/// The decision as honoured.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PublishedState {
+    /// Nobody has decided yet.
+    AwaitingApproval,
+    /// Sign-in is approved.
+    Approved,
+    /// Sign-in is disapproved.
+    Disapproved,
+    /// spec.hold is set.
+    OnHold,
+    /// Revoked in the store.
+    Revoked,
+}
+
+// === impl SecretReference ===
+
+impl SecretReference {
+    fn default_key() -> String {
+        "consumerSecret".to_owned()
+    }
+}
+
+// === impl PublishedState ===
+
+impl From<PublishedState> for State {
+    fn from(state: PublishedState) -> Self {
+        match state {
+            PublishedState::AwaitingApproval => Self::AwaitingApproval,
+            PublishedState::Approved => Self::Approved,
+            PublishedState::Disapproved => Self::Disapproved,
+            PublishedState::OnHold => Self::OnHold,
+            PublishedState::Revoked => Self::Revoked,
+        }
+    }
+}
+
+impl PublishedState {
+    /// The state to publish; none for records that no object stands behind.
+    #[must_use]
+    pub fn of(state: State) -> Option<Self> {
+        match state {
+            State::AwaitingApproval => Some(Self::AwaitingApproval),
+            State::Approved => Some(Self::Approved),
+            State::Disapproved => Some(Self::Disapproved),
+            State::OnHold => Some(Self::OnHold),
+            State::Revoked => Some(Self::Revoked),
+            State::OutOfScope | State::Removed => None,
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The parts of the schema that types cannot express, and the finished CRD.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON, JSONSchemaProps};
+use kube::CustomResourceExt;
+use schemars::{Schema, SchemaGenerator, json_schema};
+use serde_json::{Value, json};
+
+use super::OAuthConsumer;
+
+/// At the root, so that removing the whole status is refused, too: rules on a field do not run when it goes.
+pub(super) const KEY_IS_IMMUTABLE: &str = "!has(oldSelf.status) || !has(oldSelf.status.consumerKey) \
+    || (has(self.status) && has(self.status.consumerKey) && self.status.consumerKey == oldSelf.status.consumerKey)";
+
+/// The schema of `metav1.Condition`, with the bounds that Kubernetes gives it, as a list-map by type.
+pub(super) fn conditions(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 8,
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+        "items": {
+            "type": "object",
+            "description": "One aspect of the object's state.",
+            "required": ["type", "status", "lastTransitionTime", "reason", "message"],
+            "properties": {
+                "type": {"type": "string", "maxLength": 316, "description": "Ready, Approved, SecretReady or Stalled."},
+                "status": {"type": "string", "enum": ["True", "False", "Unknown"], "description": "Whether it holds."},
+                "observedGeneration": {
+                    "type": "integer", "format": "int64", "minimum": 0, "description": "The generation of the spec it speaks of.",
+                },
+                "lastTransitionTime": {
+                    "type": "string", "format": "date-time", "description": "When status last changed.",
+                },
+                "reason": {
+                    "type": "string", "minLength": 1, "maxLength": 1024, "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
+                    "description": "Why, in one word, for programs.",
+                },
+                "message": {"type": "string", "maxLength": 32768, "description": "Why, and what to do, for people."},
+            },
+        },
+    })
+}
+
+pub(super) fn date_time(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "format": "date-time"})
+}
+
+/// The `CustomResourceDefinition`, as `oauthconsumer-operator crd` prints it and `crds/oauthconsumers.yaml` holds it.
+#[must_use]
+pub fn crd() -> CustomResourceDefinition {
+    let mut crd = OAuthConsumer::crd();
+    let schemas = crd.spec.versions.iter_mut().filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut());
+    for schema in schemas {
+        refuse_null(schema);
+        if let Some(status) = schema.properties.as_mut().and_then(|properties| properties.get_mut("status")) {
+            // An object that nobody has looked at yet must not look finished to kstatus or `kubectl wait`.
+            status.default = Some(JSON(json!({ "conditions": [pending()] })));
+        }
+    }
+    crd
+}
+
+/// An optional field is absent or has a value. Null would be a third thing, which rules and policies would have to think
+/// of; without `nullable` the API server drops it.
+fn refuse_null(schema: &mut JSONSchemaProps) {
+    schema.nullable = None;
+    schema.properties.iter_mut().flat_map(BTreeMap::values_mut).for_each(refuse_null);
+}
+
+/// The condition of an object that no controller has seen, as in Gateway API.
+fn pending() -> Value {
+    json!({
+        "type": "Ready",
+        "status": "Unknown",
+        "reason": "Pending",
+        "message": "Waiting for the controller",
+        "lastTransitionTime": "1970-01-01T00:00:00Z",
+    })
+}

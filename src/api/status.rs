@@ -1,0 +1,139 @@
+//! From what may be claimed to `status`, with honest transition times.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use super::{OAuthConsumerStatus, PublishedDecision, PublishedState};
+use crate::consumer::{Statement, Verdict};
+
+/// The status to publish. What the statement knows nothing new of stays as it was; `lastTransitionTime` moves only
+/// when a condition's status does.
+#[must_use]
+pub fn render(old: &OAuthConsumerStatus, statement: &Statement, generation: i64, now: Timestamp) -> OAuthConsumerStatus {
+    let mut new = OAuthConsumerStatus { observed_generation: Some(generation), conditions: Vec::new(), ..old.clone() };
+    if let Some((key, state, decision)) = &statement.committed {
+        // The API server refuses another key than the published one; whoever is to blame, it is not overwritten.
+        new.consumer_key.get_or_insert_with(|| key.clone());
+        new.state = PublishedState::of(*state);
+        new.decision = decision.as_ref().map(|decision| PublishedDecision {
+            approved: decision.approved,
+            by: decision.by.clone(),
+            at: Time(decision.at),
+            generation: decision.generation,
+        });
+    }
+    let previous = |kind: &str| old.conditions.iter().find(|condition| condition.type_ == kind);
+    let mut set = |kind: &str, verdict: &Verdict| {
+        let status = verdict.status.to_string();
+        let since = previous(kind).filter(|old| old.status == status).map(|old| old.last_transition_time.clone());
+        new.conditions.push(Condition {
+            type_: kind.to_owned(),
+            status,
+            reason: verdict.reason.to_string(),
+            message: verdict.message.clone(),
+            observed_generation: Some(generation),
+            last_transition_time: since.unwrap_or(Time(now)),
+        });
+    };
+    set("Ready", &statement.ready);
+    set("Approved", &statement.approved);
+    if let Some(verdict) = &statement.secret_ready {
+        set("SecretReady", verdict);
+    }
+    if let Some(verdict) = &statement.stalled {
+        set("Stalled", verdict);
+    }
+    if statement.secret_ready.is_none() {
+        new.conditions.extend(previous("SecretReady").cloned());
+    }
+    new
+}
+
+/// Whether two statuses say the same, whenever they said it first. The order of conditions means nothing.
+#[must_use]
+pub fn same_but_for_times(a: &OAuthConsumerStatus, b: &OAuthConsumerStatus) -> bool {
+    let timeless = |status: &OAuthConsumerStatus| {
+        let mut status = status.clone();
+        status.conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
+        for condition in &mut status.conditions {
+            condition.last_transition_time = Time(Timestamp::UNIX_EPOCH);
+        }
+        status
+    };
+    timeless(a) == timeless(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consumer::{Reason, State, Truth};
+
+    fn verdict(status: Truth, reason: Reason) -> Verdict {
+        Verdict { status, reason, message: String::new() }
+    }
+
+    fn statement(ready: Truth) -> Statement {
+        Statement {
+            committed: Some(("a-consumer-key".into(), State::Approved, None)),
+            ready: verdict(ready, Reason::Synced),
+            approved: verdict(Truth::True, Reason::Approved),
+            secret_ready: Some(verdict(Truth::True, Reason::Accepted)),
+            stalled: None,
+        }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn time_of(status: &OAuthConsumerStatus, kind: &str) -> Timestamp {
+        status.conditions.iter().find(|c| c.type_ == kind).unwrap().last_transition_time.0
+    }
+
+    #[test]
+    fn transition_times_move_only_with_the_status_of_their_condition() {
+        let first = render(&OAuthConsumerStatus::default(), &statement(Truth::False), 1, at(100));
+        let second = render(&first, &statement(Truth::True), 2, at(200));
+        assert_eq!(time_of(&second, "Ready"), at(200));
+        assert_eq!(time_of(&second, "Approved"), at(100));
+        let third = render(&second, &statement(Truth::True), 3, at(300));
+        assert_eq!(time_of(&third, "Ready"), at(200));
+    }
+
+    #[test]
+    fn time_alone_makes_no_difference() {
+        let early = render(&OAuthConsumerStatus::default(), &statement(Truth::True), 1, at(100));
+        let late = render(&OAuthConsumerStatus::default(), &statement(Truth::True), 1, at(200));
+        assert_ne!(early, late);
+        assert!(same_but_for_times(&early, &late));
+        let other = render(&OAuthConsumerStatus::default(), &statement(Truth::True), 2, at(100));
+        assert!(!same_but_for_times(&early, &other));
+    }
+
+    #[test]
+    fn a_failure_keeps_what_was_committed_and_leaves_the_secrets_condition_alone() {
+        let good = render(&OAuthConsumerStatus::default(), &statement(Truth::True), 1, at(100));
+        let failed = Statement {
+            committed: None,
+            ready: verdict(Truth::False, Reason::StoreUnavailable),
+            approved: verdict(Truth::Unknown, Reason::StoreUnavailable),
+            secret_ready: None,
+            stalled: None,
+        };
+        let status = render(&good, &failed, 2, at(200));
+        assert_eq!(status.consumer_key.as_deref(), Some("a-consumer-key"));
+        assert_eq!(status.state, Some(PublishedState::Approved));
+        assert_eq!(status.observed_generation, Some(2));
+        assert_eq!(time_of(&status, "SecretReady"), at(100));
+        assert_eq!(time_of(&status, "Ready"), at(200));
+    }
+
+    #[test]
+    fn stalled_goes_when_it_is_over() {
+        let stalled = Statement { stalled: Some(verdict(Truth::True, Reason::SecretInvalid)), ..statement(Truth::False) };
+        let bad = render(&OAuthConsumerStatus::default(), &stalled, 1, at(100));
+        assert!(bad.conditions.iter().any(|c| c.type_ == "Stalled"));
+        let good = render(&bad, &statement(Truth::True), 1, at(200));
+        assert!(good.conditions.iter().all(|c| c.type_ != "Stalled"));
+    }
+}

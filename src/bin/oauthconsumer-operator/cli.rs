@@ -1,0 +1,145 @@
+//! The command line. Every flag has an environment variable: `OAUTHCONSUMER_` and its name.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use jiff::SignedDuration;
+use oauthconsumer_operator::telemetry::LogFormat;
+
+/// Manages OAuth consumers on Kubernetes: keeps a record for each `OAuthConsumer`, and answers sign-in checks from those
+/// records.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Runs the controller and the sign-in check in one process. This is all that a small installation needs.
+    Run(RunOptions),
+    /// Runs the controller alone. It needs a Kubernetes API server and the store.
+    Controller(ControllerOnly),
+    /// Runs the sign-in check alone. It needs nothing but the store; run as many as you like.
+    Signin(SigninOnly),
+    /// Prints the CustomResourceDefinition, to be applied with kubectl.
+    Crd,
+    /// Prints a completion script for your shell.
+    Completion {
+        /// The shell to complete for.
+        shell: Shell,
+    },
+}
+
+#[derive(Args)]
+pub struct RunOptions {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    pub controller: ControllerOptions,
+    #[command(flatten)]
+    pub signin: SigninOptions,
+}
+
+#[derive(Args)]
+pub struct ControllerOnly {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    pub controller: ControllerOptions,
+}
+
+#[derive(Args)]
+pub struct SigninOnly {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    pub signin: SigninOptions,
+}
+
+#[derive(Args)]
+pub struct Common {
+    /// The store: sqlite:///PATH (one controller), or postgres://USER@HOST/DATABASE (as many as you like).
+    #[arg(
+        long,
+        env = "OAUTHCONSUMER_STORE_URL",
+        hide_env_values = true,
+        value_name = "URL",
+        default_value = "sqlite:///var/lib/oauthconsumer-operator/store.db"
+    )]
+    pub store_url: String,
+
+    /// A file that holds the store's URL; for URLs with a password, which do not belong on a command line.
+    #[arg(long, env = "OAUTHCONSUMER_STORE_URL_FILE", value_name = "FILE")]
+    pub store_url_file: Option<PathBuf>,
+
+    /// Where /livez, /readyz and /metrics are served.
+    #[arg(long, env = "OAUTHCONSUMER_ADMIN_ADDR", value_name = "ADDRESS:PORT", default_value = "0.0.0.0:9090")]
+    pub admin_addr: SocketAddr,
+
+    /// What is logged: error, warn, info, debug or trace, also by module as in info,oauthconsumer_operator=debug.
+    #[arg(long, env = "OAUTHCONSUMER_LOG_LEVEL", value_name = "FILTER", default_value = "info")]
+    pub log_level: String,
+
+    /// How log lines look.
+    #[arg(long, env = "OAUTHCONSUMER_LOG_FORMAT", value_name = "FORMAT", default_value = "json")]
+    pub log_format: LogFormat,
+}
+
+#[derive(Args)]
+pub struct ControllerOptions {
+    /// The namespaces to manage, separated by commas. All of them unless given.
+    #[arg(long, env = "OAUTHCONSUMER_NAMESPACES", value_name = "A,B", value_delimiter = ',')]
+    pub namespaces: Vec<String>,
+
+    /// The cluster's identity. It is part of every key: changing it gives every consumer another record. The UID of the
+    /// namespace kube-system unless given.
+    #[arg(long, env = "OAUTHCONSUMER_CLUSTER_ID", value_name = "ID")]
+    pub cluster_id: Option<String>,
+
+    /// This installation's name, where several share one store. Each looks after its own records only.
+    #[arg(long, env = "OAUTHCONSUMER_INSTALLATION", value_name = "NAME", default_value = "default")]
+    pub installation: String,
+
+    /// How often all records are compared with all objects, as in 30s or 2m.
+    #[arg(long, env = "OAUTHCONSUMER_SWEEP_PERIOD", value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub sweep_period: Duration,
+
+    /// The shortest consumer secret that is accepted, in bytes.
+    #[arg(long, env = "OAUTHCONSUMER_MIN_SECRET_BYTES", value_name = "BYTES", default_value = "16",
+          value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub min_secret_bytes: u16,
+}
+
+#[derive(Args)]
+pub struct SigninOptions {
+    /// Where /signin is served.
+    #[arg(long, env = "OAUTHCONSUMER_SIGNIN_ADDR", value_name = "ADDRESS:PORT", default_value = "0.0.0.0:8080")]
+    pub signin_addr: SocketAddr,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: SignedDuration = text.parse().map_err(|error| format!("{error}; write it as in 30s or 2m"))?;
+    match Duration::try_from(parsed) {
+        Ok(duration) if duration >= Duration::from_millis(100) => Ok(duration),
+        _ => Err("must be at least 100ms".into()),
+    }
+}
+
+// === impl Common ===
+
+impl Common {
+    /// The store's URL, from where it was given.
+    pub fn url(&self) -> Result<String, String> {
+        match &self.store_url_file {
+            None => Ok(self.store_url.clone()),
+            Some(file) => std::fs::read_to_string(file)
+                .map(|text| text.trim().to_owned())
+                .map_err(|error| format!("failed to read the store's URL from {}: {error}", file.display())),
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Wires the parts together, in the order in which they can fail.
+
+use std::error::Error;
+use std::num::NonZero;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use oauthconsumer_operator::consumer::{HashCost, SecretLimits};
+use oauthconsumer_operator::controller::{self, Settings};
+use oauthconsumer_operator::hashing::HashPool;
+use oauthconsumer_operator::signin::{self, Verifier};
+use oauthconsumer_operator::store::{self, Access, ConsumerStore, OpenError};
+use oauthconsumer_operator::telemetry::{self, AdminState, Metrics, Readiness};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::cli::{Common, ControllerOnly, ControllerOptions, RunOptions, SigninOnly, SigninOptions};
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+/// How long what had begun may take to finish: less than the 30 s that Kubernetes grants a pod.
+const GRACE: Duration = Duration::from_secs(25);
+
+/// The pause between two attempts to reach what is not there yet.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// Watches end by themselves after 30 s; a connection that is silent for longer is dead.
+const SILENCE: Duration = Duration::from_secs(35);
+
+pub fn both(options: RunOptions) -> Outcome {
+    start(options.common, Some(options.controller), Some(options.signin))
+}
+
+pub fn controller(options: ControllerOnly) -> Outcome {
+    start(options.common, Some(options.controller), None)
+}
+
+pub fn signin(options: SigninOnly) -> Outcome {
+    start(options.common, None, Some(options.signin))
+}
+
+fn start(common: Common, controller: Option<ControllerOptions>, signin: Option<SigninOptions>) -> Outcome {
+    telemetry::init(&common.log_level, common.log_format)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(Process::default().run(common, controller, signin));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+#[derive(Default)]
+struct Process {
+    metrics: Arc<Metrics>,
+    readiness: Readiness,
+    store: Arc<OnceLock<Arc<dyn ConsumerStore>>>,
+    tasks: JoinSet<Result<(), String>>,
+}
+
+// === impl Process ===
+
+impl Process {
+    async fn run(mut self, common: Common, controller: Option<ControllerOptions>, signin: Option<SigninOptions>) -> Outcome {
+        let shutdown = telemetry::on_signal()?;
+        self.readiness.missing("store", "not opened yet");
+        // Ports first: a wait for anything else is visible there.
+        let listener = listen(common.admin_addr, "--admin-addr").await?;
+        let admin = AdminState { metrics: self.metrics.clone(), readiness: self.readiness.clone(), store: self.store.clone() };
+        self.tasks.spawn(served("the admin port", telemetry::serve(listener, admin, shutdown.clone())));
+        let signin = match signin {
+            Some(options) => Some(listen(options.signin_addr, "--signin-addr").await?),
+            None => None,
+        };
+
+        let url = common.url()?;
+        let access = if controller.is_some() { Access::Controller } else { Access::SignIn };
+        let Some(store) = self.open_store(&url, access, &shutdown).await? else { return Ok(()) };
+        let _ = self.store.set(store.clone());
+        self.readiness.met("store");
+
+        if let Some(listener) = signin {
+            // A pool of connections of its own: reconciles must not keep anybody from signing in.
+            let store = if controller.is_some() { store::open(&url, Access::SignIn).await? } else { store.clone() };
+            let verifier = Verifier::new(store, HashPool::new(cores(), HashCost::STANDARD)).await?;
+            info!(address = %listener.local_addr()?, "checking sign-ins");
+            let serve = signin::serve(listener, Arc::new(verifier), self.metrics.clone(), shutdown.clone());
+            self.tasks.spawn(served("the sign-in check", serve));
+        }
+        if let Some(options) = controller {
+            let (metrics, readiness, shutdown) = (self.metrics.clone(), self.readiness.clone(), shutdown.clone());
+            self.tasks.spawn(async move { control(options, store, metrics, readiness, shutdown).await });
+        }
+        self.wait(shutdown).await
+    }
+
+    /// Opens the store, waiting for a database that is not there yet. Answers none when told to shut down.
+    async fn open_store(
+        &self,
+        url: &str,
+        access: Access,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<Arc<dyn ConsumerStore>>, OpenError> {
+        loop {
+            match store::open(url, access).await {
+                Ok(store) => return Ok(Some(store)),
+                Err(OpenError::Database(cause)) => {
+                    warn!(%cause, "waiting for the store");
+                    self.readiness.missing("store", format!("waiting for it: {cause}"));
+                }
+                Err(error) => return Err(error),
+            }
+            tokio::select! { () = tokio::time::sleep(PAUSE) => {}, () = shutdown.cancelled() => return Ok(None) }
+        }
+    }
+
+    /// Waits until a signal has come and everything has finished, or until a part fails, which ends the rest.
+    async fn wait(mut self, shutdown: CancellationToken) -> Outcome {
+        let mut failure = None;
+        while let Some(ended) = tokio::select! {
+            ended = self.tasks.join_next() => ended,
+            () = overdue(&shutdown) => {
+                error!("not everything finished within {} s", GRACE.as_secs());
+                return Err("the shutdown took too long".into());
+            }
+        } {
+            if let Err(cause) = ended.unwrap_or_else(|panic| Err(panic.to_string())) {
+                error!(cause, "a part of the process failed; shutting down");
+                failure.get_or_insert(cause);
+                shutdown.cancel();
+            }
+        }
+        failure.map_or(Ok(()), |cause| Err(cause.into()))
+    }
+}
+
+async fn control(
+    options: ControllerOptions,
+    store: Arc<dyn ConsumerStore>,
+    metrics: Arc<Metrics>,
+    readiness: Readiness,
+    shutdown: CancellationToken,
+) -> Result<(), String> {
+    let mut config = kube::Config::infer().await.map_err(|error| format!("no Kubernetes configuration found: {error}"))?;
+    // A reconcile has a time limit and retries of its own.
+    config.default_retry = false;
+    config.read_timeout = Some(SILENCE);
+    let client = kube::Client::try_from(config).map_err(|error| format!("failed to make a Kubernetes client: {error}"))?;
+    let cluster_id_is_uid = options.cluster_id.is_none();
+    let cluster_id = match options.cluster_id {
+        Some(id) => id,
+        None => match cluster_id(&client, &readiness, &shutdown).await {
+            Some(id) => id,
+            None => return Ok(()),
+        },
+    };
+    let settings = Settings {
+        cluster_id,
+        cluster_id_is_uid,
+        installation: options.installation,
+        namespaces: options.namespaces,
+        limits: SecretLimits { min: options.min_secret_bytes.into(), ..SecretLimits::default() },
+        sweep_period: options.sweep_period,
+        reconcile_timeout: Duration::from_secs(30),
+        longest_pause: Duration::from_mins(5),
+    };
+    // One core stays free for everything that is not a hash.
+    let hashing = HashPool::new((cores() - 1).max(1), HashCost::STANDARD);
+    controller::run(settings, client, store, hashing, metrics, readiness, shutdown).await;
+    Ok(())
+}
+
+/// The cluster's identity, waiting for the API server. Answers none when told to shut down.
+async fn cluster_id(client: &kube::Client, readiness: &Readiness, shutdown: &CancellationToken) -> Option<String> {
+    loop {
+        match controller::cluster_uid(client).await {
+            Ok(uid) => {
+                readiness.met("cluster");
+                return Some(uid);
+            }
+            Err(cause) => {
+                warn!(%cause, "waiting for the API server, to read the UID of the namespace kube-system");
+                readiness.missing("cluster", format!("the UID of the namespace kube-system cannot be read: {cause}"));
+            }
+        }
+        tokio::select! { () = tokio::time::sleep(PAUSE) => {}, () = shutdown.cancelled() => return None }
+    }
+}
+
+async fn listen(address: std::net::SocketAddr, flag: &str) -> Result<TcpListener, String> {
+    TcpListener::bind(address).await.map_err(|error| format!("failed to listen on {address} ({flag}): {error}"))
+}
+
+async fn served(what: &str, serve: impl Future<Output = std::io::Result<()>>) -> Result<(), String> {
+    serve.await.map_err(|error| format!("{what} failed: {error}"))
+}
+
+async fn overdue(shutdown: &CancellationToken) {
+    shutdown.cancelled().await;
+    tokio::time::sleep(GRACE).await;
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
+}

@@ -1,0 +1,171 @@
+//! What is to be done for a consumer. Pure and total: the controller acts on it, the sweep asks it.
+
+use super::{
+    ConsumerKey, Decision, Object, Observed, Record, Revocation, SecretOutcome, SecretProblem, SecretSeen, SecretSource, State,
+};
+
+/// What is to be done, in this order; the first failure stops the rest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// At most two effects.
+    pub effects: Vec<Effect>,
+}
+
+/// One write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Put our finalizer on the object, so that it cannot go before its record.
+    AddFinalizer,
+    /// Make the record what the object says.
+    WriteRecord(Box<Draft>),
+    /// Turn the record into a tombstone, or leave one where there never was a record.
+    RemoveRecord,
+    /// Let the object go.
+    RemoveFinalizer,
+}
+
+/// A record to be, but for what only the moment of writing can tell: the time and the hash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draft {
+    /// See [`Record::consumer_key`].
+    pub consumer_key: ConsumerKey,
+    /// See [`Record::state`].
+    pub state: State,
+    /// See [`Record::decision`].
+    pub decision: Option<DecisionDraft>,
+    /// See [`Record::revocation`].
+    pub revocation: Option<Revocation>,
+    /// See [`Record::secret`].
+    pub secret: SecretDraft,
+}
+
+/// The decision to record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DecisionDraft {
+    /// The one already recorded.
+    Keep(Decision),
+    /// A new one, to be dated when it is committed.
+    New {
+        /// `spec.approved`.
+        approved: bool,
+    },
+}
+
+/// The hash to record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretDraft {
+    /// What is recorded still holds, for this version of the Secret.
+    Keep(Option<SecretSource>),
+    /// No usable secret.
+    Refuse(SecretProblem, Option<SecretSource>),
+    /// The Secret's value; its hash is kept if it fits, and computed otherwise.
+    Accept(SecretSource),
+}
+
+/// Decides what is to be done.
+#[must_use]
+pub fn decide(seen: &Observed) -> Plan {
+    let Some(object) = &seen.object else {
+        return Plan::new(seen.live().map(|_| Effect::RemoveRecord));
+    };
+    if object.deleting {
+        let buried = seen.record.as_ref().is_some_and(|stored| stored.record.is_removed());
+        // With our finalizer on it, a tombstone is left even where there never was a record: a slow peer may be about
+        // to insert one.
+        let remove = seen.live().is_some() || (object.has_finalizer && !buried);
+        return Plan::new([remove.then_some(Effect::RemoveRecord), object.has_finalizer.then_some(Effect::RemoveFinalizer)]);
+    }
+    if seen.has_foreign_key(object) {
+        return Plan::new(seen.live().map(|_| Effect::RemoveRecord));
+    }
+    let draft = Draft::new(seen, object);
+    Plan::new([
+        (!object.has_finalizer).then_some(Effect::AddFinalizer),
+        (!draft.is_recorded(seen, object)).then(|| Effect::WriteRecord(Box::new(draft))),
+    ])
+}
+
+// === impl Plan ===
+
+impl Plan {
+    fn new(effects: impl IntoIterator<Item = impl Into<Option<Effect>>>) -> Self {
+        Self { effects: effects.into_iter().filter_map(Into::into).collect() }
+    }
+
+    /// Whether there is nothing to write.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.effects.is_empty()
+    }
+}
+
+// === impl Draft ===
+
+impl Draft {
+    fn new(seen: &Observed, object: &Object) -> Self {
+        let recorded = seen.live().map(|stored| &stored.record);
+        // What an edited row says about decision and hash proves nothing.
+        let trusted = seen.live().filter(|stored| stored.intact).map(|stored| &stored.record);
+
+        let decision = object.approved.map(|approved| match trusted.and_then(|record| record.decision.clone()) {
+            Some(decision) if decision.approved == approved => DecisionDraft::Keep(decision),
+            _ => DecisionDraft::New { approved },
+        });
+        let newly_approved = decision == Some(DecisionDraft::New { approved: true });
+        let revocation = recorded
+            .and_then(|record| record.revocation.clone())
+            .filter(|revocation| !(newly_approved && object.generation > revocation.generation));
+        let state = match (&revocation, &object.hold, object.approved) {
+            (Some(_), _, _) => State::Revoked,
+            (None, Some(_), _) => State::OnHold,
+            (None, None, Some(true)) => State::Approved,
+            (None, None, Some(false)) => State::Disapproved,
+            (None, None, None) => State::AwaitingApproval,
+        };
+        Self { consumer_key: seen.key_of(object), state, decision, revocation, secret: secret(seen, trusted) }
+    }
+
+    /// Whether the store already holds exactly this.
+    fn is_recorded(&self, seen: &Observed, object: &Object) -> bool {
+        let Some(stored) = seen.live().filter(|stored| stored.intact) else { return false };
+        let record = &stored.record;
+        let same_decision = match &self.decision {
+            None => record.decision.is_none(),
+            Some(DecisionDraft::Keep(_)) => true,
+            Some(DecisionDraft::New { .. }) => false,
+        };
+        let same_secret = match &self.secret {
+            SecretDraft::Keep(source) => *source == record.secret_source,
+            SecretDraft::Refuse(problem, source) => {
+                record.secret == SecretOutcome::Refused(*problem) && *source == record.secret_source
+            }
+            SecretDraft::Accept(_) => false,
+        };
+        same_decision
+            && same_secret
+            && record.consumer_key == self.consumer_key
+            && record.installation == seen.installation
+            && record.namespace == object.namespace
+            && record.object == object.name
+            && record.name == object.consumer_name
+            && record.generation == object.generation
+            && record.state == self.state
+            && record.hold == object.hold
+            && record.revocation == self.revocation
+    }
+}
+
+fn secret(seen: &Observed, trusted: Option<&Record>) -> SecretDraft {
+    let recorded = |source: &SecretSource| trusted.is_some_and(|record| record.secret_source.as_ref() == Some(source));
+    match &seen.secret {
+        SecretSeen::Missing => SecretDraft::Refuse(SecretProblem::NotFound, None),
+        SecretSeen::Read(source, Err(problem)) => SecretDraft::Refuse(*problem, Some(source.clone())),
+        SecretSeen::Unread(source) if recorded(source) => SecretDraft::Keep(Some(source.clone())),
+        SecretSeen::Read(source, Ok(_))
+            if seen.hash_is_known || (recorded(source) && trusted.is_some_and(|r| r.phc().is_some())) =>
+        {
+            SecretDraft::Keep(Some(source.clone()))
+        }
+        SecretSeen::Unread(source) | SecretSeen::Read(source, Ok(_)) => SecretDraft::Accept(source.clone()),
+    }
+}

@@ -1,0 +1,24 @@
+//! What an OAuth consumer is: its key, its secret's hash, the decision about it, and what has to be done for it.
+//!
+//! Everything here is pure: no I/O, no clock, no Kubernetes client, no SQL. The same functions drive the
+//! controller, the sweep and the tests.
+//!
+//! [`decide()`] says what is to be done, [`conclude()`] says what may be claimed afterwards.
+
+mod conclude;
+mod decide;
+mod key;
+mod observed;
+mod phc;
+mod reason;
+mod record;
+mod secret;
+
+pub use conclude::{Again, Conclusion, Failure, Notice, Outcome, Statement, Truth, Verdict, conclude};
+pub use decide::{DecisionDraft, Draft, Effect, Plan, SecretDraft, decide};
+pub use key::{ConsumerKey, InvalidKey};
+pub use observed::{Object, Observed, Published, SecretRef, SecretSeen};
+pub use phc::{HashCost, Phc, PhcError};
+pub use reason::{EventReason, Reason};
+pub use record::{Decision, Owner, Record, Revocation, SecretOutcome, SecretSource, State, Stored};
+pub use secret::{Fingerprint, FingerprintKey, SecretLimits, SecretProblem, SecretValue};

@@ -1,0 +1,122 @@
+//! What was seen before a decision, in the words of the domain.
+
+use super::{ConsumerKey, Decision, Owner, Record, SecretLimits, SecretProblem, SecretSource, SecretValue, State, Stored};
+
+/// Everything a decision rests on. Two controllers that observe the same decide the same.
+#[derive(Clone)]
+pub struct Observed {
+    /// The object's owner identity in the store.
+    pub owner: Owner,
+    /// The installation that looks.
+    pub installation: String,
+    /// The bounds of a secret.
+    pub limits: SecretLimits,
+    /// The object, or nothing if it is gone (or another object has taken its name).
+    pub object: Option<Object>,
+    /// Its Secret.
+    pub secret: SecretSeen,
+    /// Its record. Read *before* object and Secret were looked at.
+    pub record: Option<Stored>,
+    /// Whether this process knows the record's hash to be the hash of the Secret's value, so that none has to be computed.
+    pub hash_is_known: bool,
+}
+
+/// An `OAuthConsumer`, reduced to what decisions rest on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.generation`: counts the changes of the spec.
+    pub generation: i64,
+    /// Whether `metadata.deletionTimestamp` is set.
+    pub deleting: bool,
+    /// Whether our finalizer is on it.
+    pub has_finalizer: bool,
+    /// `spec.name`.
+    pub consumer_name: String,
+    /// `spec.secretRef`.
+    pub secret_ref: SecretRef,
+    /// `spec.approved`.
+    pub approved: Option<bool>,
+    /// `spec.hold`.
+    pub hold: Option<String>,
+    /// `spec.consumerKey`: a key brought along.
+    pub adopted_key: Option<ConsumerKey>,
+    /// What its status already says.
+    pub published: Published,
+}
+
+/// What a status says that only the store can know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Published {
+    /// `status.consumerKey`.
+    pub consumer_key: Option<String>,
+    /// `status.state`.
+    pub state: Option<State>,
+    /// `status.decision`.
+    pub decision: Option<Decision>,
+}
+
+/// Which Secret, and which key in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretRef {
+    /// The Secret's name.
+    pub name: String,
+    /// The data key.
+    pub key: String,
+}
+
+/// What is known of the Secret.
+#[derive(Clone)]
+pub enum SecretSeen {
+    /// There is none, as far as was looked.
+    Missing,
+    /// It is there in this version; its content was not read.
+    Unread(SecretSource),
+    /// It was read.
+    Read(SecretSource, Result<SecretValue, SecretProblem>),
+}
+
+// === impl Observed ===
+
+impl Observed {
+    /// The record, if it is not a tombstone.
+    #[must_use]
+    pub fn live(&self) -> Option<&Stored> {
+        self.record.as_ref().filter(|stored| !stored.record.is_removed())
+    }
+
+    /// The key that belongs to the object: its own, or the one it brought along.
+    #[must_use]
+    pub fn key_of(&self, object: &Object) -> ConsumerKey {
+        let derived = || ConsumerKey::derive(&self.owner.cluster_id, &self.owner.uid);
+        object.adopted_key.clone().unwrap_or_else(derived)
+    }
+
+    /// Whether the object's status carries a key that is not its own: forged, or restored from a backup of another object.
+    #[must_use]
+    pub fn has_foreign_key(&self, object: &Object) -> bool {
+        object.published.consumer_key.as_deref().is_some_and(|published| published != self.key_of(object).as_str())
+    }
+
+    /// Whether a look shows an older version than the record rests on. Versions only grow, so the cluster's etcd was
+    /// restored from a backup, and versions prove nothing any more.
+    #[must_use]
+    pub fn shows_restored_cluster(&self) -> bool {
+        let Some(Record { generation, secret_source, .. }) = self.live().map(|stored| &stored.record) else { return false };
+        let rewound_object = self.object.as_ref().is_some_and(|object| object.generation < *generation);
+        let rewound_secret = match (&self.secret, secret_source) {
+            (SecretSeen::Read(now, _), Some(then)) if now.uid == then.uid => older(&now.resource_version, &then.resource_version),
+            _ => false,
+        };
+        rewound_object || rewound_secret
+    }
+}
+
+/// Resource versions are decimal numbers of any length, comparable within one resource
+/// ([Kubernetes API concepts](https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions)).
+fn older(a: &str, b: &str) -> bool {
+    matches!((a.parse::<u128>(), b.parse::<u128>()), (Ok(a), Ok(b)) if a < b)
+}

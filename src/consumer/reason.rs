@@ -1,0 +1,67 @@
+//! The closed sets of reasons that conditions and events give. The names are part of the contract.
+
+/// Why a condition has its status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::Display, strum::IntoStaticStr)]
+pub enum Reason {
+    /// The store holds exactly what the object says.
+    Synced,
+    /// Not looked at yet, or not all of it could be read.
+    Pending,
+    /// The store does not answer; nothing was changed.
+    StoreUnavailable,
+    /// `spec.consumerKey` belongs, or once belonged, to another consumer.
+    KeyInUse,
+    /// The key in status is not this object's.
+    ForeignKey,
+    /// Revoked in the store by `revoke`; a new approval clears it.
+    Revoked,
+    /// The record could not be removed yet, so the object cannot go.
+    DeletionBlocked,
+    /// Sign-in is allowed.
+    Approved,
+    /// Nobody has decided yet.
+    AwaitingApproval,
+    /// Somebody decided against it.
+    Disapproved,
+    /// `spec.hold` is set.
+    OnHold,
+    /// The Secret holds a usable value.
+    Accepted,
+    /// There is no such Secret.
+    SecretNotFound,
+    /// The Secret has no such key.
+    SecretKeyMissing,
+    /// The value is too short.
+    SecretTooShort,
+    /// The value is too long.
+    SecretTooLong,
+    /// The value holds what a secret must not hold.
+    SecretInvalid,
+}
+
+/// What an event reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::Display, strum::IntoStaticStr)]
+pub enum EventReason {
+    /// A new consumer has its key.
+    KeyGenerated,
+    /// Sign-in was approved.
+    Approved,
+    /// The approval was refused or withdrawn.
+    Disapproved,
+    /// A hold was set.
+    Held,
+    /// A hold was lifted.
+    HoldLifted,
+    /// Another secret is in use.
+    SecretChanged,
+    /// There is no usable secret any more.
+    SecretUnusable,
+    /// The record had been changed or lost behind the operator's back.
+    RecordRepaired,
+    /// The record is gone; the key will never be used again.
+    RecordRemoved,
+    /// The record was revoked in the store.
+    Revoked,
+    /// The cluster shows an older version than was seen before: it was restored from a backup.
+    ClusterRestored,
+}

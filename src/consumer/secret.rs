@@ -1,0 +1,222 @@
+//! The consumer secret: what is accepted, and what is said about the rest.
+
+use hmac::{Hmac, KeyInit, Mac};
+use secrecy::{ExposeSecret, SecretSlice};
+use serde::{Deserialize, Serialize};
+use sha2::Sha256;
+
+use super::Reason;
+
+/// How long a consumer secret may be, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct SecretLimits {
+    /// The shortest accepted secret. A setting; 16 by default.
+    pub min: usize,
+    /// The longest accepted secret: 512.
+    pub max: usize,
+}
+
+/// An accepted consumer secret. It cannot be printed, and its memory is wiped when it is dropped.
+#[derive(Clone)]
+pub struct SecretValue(SecretSlice<u8>);
+
+/// Why a consumer has no usable secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, strum::Display, strum::EnumString)]
+pub enum SecretProblem {
+    /// There is no Secret of that name in the namespace.
+    NotFound,
+    /// The Secret has no such data key.
+    KeyMissing,
+    /// Shorter than [`SecretLimits::min`]; an empty value, too.
+    TooShort,
+    /// Longer than [`SecretLimits::max`].
+    TooLong,
+    /// Not UTF-8.
+    NotUtf8,
+    /// Ends with a line break, as files do.
+    TrailingNewline,
+    /// Begins or ends with white space.
+    SurroundingWhitespace,
+    /// Holds a control character.
+    ControlCharacter,
+}
+
+/// A keyed digest of a secret, comparable within one process and useless outside it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint([u8; 32]);
+
+/// The random key of this process's [`Fingerprint`]s.
+pub struct FingerprintKey([u8; 64]);
+
+// === impl SecretLimits ===
+
+impl Default for SecretLimits {
+    fn default() -> Self {
+        Self { min: 16, max: 512 }
+    }
+}
+
+// === impl SecretValue ===
+
+impl SecretValue {
+    /// Accepts the bytes of a Secret's data key, or says what is wrong with them. Length is judged before content.
+    ///
+    /// Nothing is trimmed: a client sends the bytes its owner knows, and a silently removed newline would make
+    /// two systems disagree about the same secret.
+    ///
+    /// # Errors
+    /// The first [`SecretProblem`] that applies.
+    pub fn accept(bytes: &[u8], limits: SecretLimits) -> Result<Self, SecretProblem> {
+        if bytes.len() < limits.min {
+            return Err(SecretProblem::TooShort);
+        }
+        if bytes.len() > limits.max {
+            return Err(SecretProblem::TooLong);
+        }
+        let text = std::str::from_utf8(bytes).map_err(|_| SecretProblem::NotUtf8)?;
+        if text.ends_with(['\n', '\r']) {
+            return Err(SecretProblem::TrailingNewline);
+        }
+        if text.trim() != text {
+            return Err(SecretProblem::SurroundingWhitespace);
+        }
+        if text.chars().any(char::is_control) {
+            return Err(SecretProblem::ControlCharacter);
+        }
+        Ok(Self(bytes.to_vec().into()))
+    }
+
+    /// What a client presented as its secret: any bytes.
+    #[must_use]
+    pub fn presented(bytes: Vec<u8>) -> Self {
+        Self(bytes.into())
+    }
+
+    /// A secret that nobody knows.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(rand::random::<[u8; 32]>().to_vec().into())
+    }
+
+    /// The secret itself, for hashing.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        self.0.expose_secret()
+    }
+}
+
+// === impl SecretProblem ===
+
+impl SecretProblem {
+    /// The condition reason of the contract.
+    #[must_use]
+    pub fn reason(self) -> Reason {
+        match self {
+            Self::NotFound => Reason::SecretNotFound,
+            Self::KeyMissing => Reason::SecretKeyMissing,
+            Self::TooShort => Reason::SecretTooShort,
+            Self::TooLong => Reason::SecretTooLong,
+            Self::NotUtf8 | Self::TrailingNewline | Self::SurroundingWhitespace | Self::ControlCharacter => Reason::SecretInvalid,
+        }
+    }
+
+    /// Whether the Secret may still be on its way: then nobody has made a mistake yet, and `Stalled` stays away.
+    #[must_use]
+    pub fn may_pass(self) -> bool {
+        matches!(self, Self::NotFound | Self::KeyMissing)
+    }
+
+    /// What is wrong and what to do, for the person who reads the status.
+    #[must_use]
+    pub fn message(self, secret: &str, key: &str, limits: SecretLimits) -> String {
+        let (min, max) = (limits.min, limits.max);
+        match self {
+            Self::NotFound => format!("Secret {secret:?} does not exist in this namespace; sign-in starts when it does"),
+            Self::KeyMissing => format!("Secret {secret:?} has no key {key:?}; add it, or name another in spec.secretRef.key"),
+            Self::TooShort => {
+                format!("the value of {key:?} in Secret {secret:?} is shorter than {min} bytes; use {min} to {max}")
+            }
+            Self::TooLong => format!("the value of {key:?} in Secret {secret:?} is longer than {max} bytes; use {min} to {max}"),
+            Self::NotUtf8 => format!("the value of {key:?} in Secret {secret:?} is not UTF-8 text"),
+            Self::TrailingNewline => format!(
+                "the value of {key:?} in Secret {secret:?} ends with a newline, which clients do not send; create it without: \
+                 printf %s \"$VALUE\" | kubectl create secret generic {secret} --from-file={key}=/dev/stdin"
+            ),
+            Self::SurroundingWhitespace => {
+                format!("the value of {key:?} in Secret {secret:?} begins or ends with white space; remove it")
+            }
+            Self::ControlCharacter => format!("the value of {key:?} in Secret {secret:?} holds a control character; remove it"),
+        }
+    }
+}
+
+// === impl FingerprintKey ===
+
+impl FingerprintKey {
+    /// A key from 64 random bytes: one block of SHA-256.
+    #[must_use]
+    pub fn new(random: [u8; 64]) -> Self {
+        Self(random)
+    }
+
+    /// The fingerprint of this secret in this process.
+    #[must_use]
+    pub fn of(&self, secret: &SecretValue) -> Fingerprint {
+        let mut mac = Hmac::<Sha256>::new(&self.0.into());
+        mac.update(secret.expose());
+        Fingerprint(mac.finalize().into_bytes().into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judge(bytes: &[u8]) -> Option<SecretProblem> {
+        SecretValue::accept(bytes, SecretLimits::default()).err()
+    }
+
+    #[test]
+    fn secrets_are_judged_by_length_then_content() {
+        use SecretProblem::*;
+        let long = |n: usize| vec![b'x'; n];
+        for (bytes, expected) in [
+            (long(16), None),
+            (long(512), None),
+            ("sixteen bytes ü!".as_bytes().to_vec(), None),
+            (b"inner spaces are fine".to_vec(), None),
+            (vec![], Some(TooShort)),
+            (long(15), Some(TooShort)),
+            (b"short\n".to_vec(), Some(TooShort)),
+            (long(513), Some(TooLong)),
+            (vec![0xff; 1 << 20], Some(TooLong)),
+            (vec![0xff; 20], Some(NotUtf8)),
+            (b"0123456789abcdef\n".to_vec(), Some(TrailingNewline)),
+            (b"0123456789abcdef\r\n".to_vec(), Some(TrailingNewline)),
+            (b" 0123456789abcdef".to_vec(), Some(SurroundingWhitespace)),
+            (b"0123456789abcdef\t".to_vec(), Some(SurroundingWhitespace)),
+            ("0123456789abcdef\u{2003}".as_bytes().to_vec(), Some(SurroundingWhitespace)),
+            (b"01234567\089abcdef".to_vec(), Some(ControlCharacter)),
+            (b"01234567\n89abcdef".to_vec(), Some(ControlCharacter)),
+            ("01234567\u{85}89abcdef".as_bytes().to_vec(), Some(ControlCharacter)),
+        ] {
+            assert_eq!(judge(&bytes), expected, "{:?}", String::from_utf8_lossy(&bytes));
+        }
+    }
+
+    #[test]
+    fn the_newline_message_says_how_to_fix_it() {
+        let message = SecretProblem::TrailingNewline.message("jazz-oauth", "consumerSecret", SecretLimits::default());
+        assert!(message.contains("kubectl create secret generic jazz-oauth --from-file=consumerSecret=/dev/stdin"), "{message}");
+    }
+
+    #[test]
+    fn fingerprints_tell_secrets_apart_within_a_process_only() {
+        let secret = |text: &str| SecretValue::accept(text.as_bytes(), SecretLimits::default()).unwrap();
+        let (a, b) = (secret("a secret, long enough"), secret("another secret, long enough"));
+        let key = FingerprintKey::new([1; 64]);
+        assert!(key.of(&a) == key.of(&a.clone()));
+        assert!(key.of(&a) != key.of(&b));
+        assert!(key.of(&a) != FingerprintKey::new([2; 64]).of(&a));
+    }
+}

@@ -1,0 +1,144 @@
+//! Apply: carries out a plan, effect by effect, and reports what really happened.
+
+use std::sync::Arc;
+
+use super::observe::Look;
+use super::{Context, now, patch};
+use crate::consumer::{
+    ConsumerKey, Decision, DecisionDraft, Draft, Effect, Failure, Object, Outcome, Phc, Plan, Record, SecretDraft, SecretOutcome,
+    SecretProblem, SecretSeen, State, Stored,
+};
+use crate::store::StoreError;
+use crate::telemetry::Effects;
+
+/// Carries out the plan and stops at the first failure. The look is brought up to date with the answers.
+pub(super) async fn apply(ctx: &Context, look: &mut Look, plan: Plan) -> Outcome {
+    let mut outcome = Outcome { record: look.seen.record.clone(), ..Outcome::default() };
+    match forget_versions_after_restore(ctx, look).await {
+        Ok(restored) => outcome.cluster_restored = restored,
+        Err(failure) => outcome.failure = Some(failure),
+    }
+    if outcome.cluster_restored {
+        outcome.failure = Some(Failure::Overtaken("the cluster was restored from a backup; looking again".into()));
+    }
+    for effect in plan.effects {
+        if outcome.failure.is_some() {
+            break;
+        }
+        if let Err(failure) = one(ctx, look, effect, &mut outcome.record).await {
+            outcome.failure = Some(failure);
+        }
+    }
+    outcome
+}
+
+async fn one(ctx: &Context, look: &mut Look, effect: Effect, record: &mut Option<Stored>) -> Result<(), Failure> {
+    let done = match effect {
+        Effect::AddFinalizer => {
+            look.object = Arc::new(patch::finalizer(&ctx.client, &look.object, true).await?);
+            ctx.own_writes.remember(&look.seen.owner.uid, look.object.metadata.resource_version.as_deref());
+            Effects::FinalizerAdded
+        }
+        Effect::RemoveFinalizer => {
+            patch::finalizer(&ctx.client, &look.object, false).await?;
+            Effects::FinalizerRemoved
+        }
+        Effect::WriteRecord(draft) => {
+            let Some(object) = look.seen.object.clone() else { return Err(Failure::Internal("nothing to record".into())) };
+            let repairs = look.seen.live().is_some_and(|stored| !stored.intact);
+            *record = Some(write(ctx, look, &object, *draft).await?);
+            if repairs { Effects::RecordRepaired } else { Effects::RecordWritten }
+        }
+        Effect::RemoveRecord => {
+            *record = Some(bury(ctx, look).await?);
+            Effects::RecordRemoved
+        }
+    };
+    ctx.metrics.effect(done);
+    Ok(())
+}
+
+async fn write(ctx: &Context, look: &Look, object: &Object, draft: Draft) -> Result<Stored, Failure> {
+    let seen = &look.seen;
+    // Before a hash is spent: a key brought along may be taken.
+    if seen.record.is_none() && object.adopted_key.is_some() && ctx.store.by_key(&draft.consumer_key).await?.is_some() {
+        return Err(StoreError::KeyInUse(draft.consumer_key).into());
+    }
+    let (secret_source, secret) = match draft.secret {
+        SecretDraft::Keep(source) => {
+            let kept = seen.live().map(|stored| stored.record.secret.clone());
+            (source, kept.ok_or_else(|| Failure::Internal("no hash to keep".into()))?)
+        }
+        SecretDraft::Refuse(problem, source) => (source, SecretOutcome::Refused(problem)),
+        SecretDraft::Accept(source) => (Some(source), SecretOutcome::Accepted(hash(ctx, look).await?)),
+    };
+    let now = now();
+    let decision = draft.decision.map(|decision| match decision {
+        DecisionDraft::Keep(decision) => decision,
+        DecisionDraft::New { approved } => Decision { approved, by: None, at: now, generation: object.generation },
+    });
+    let record = Record {
+        consumer_key: draft.consumer_key,
+        owner: seen.owner.clone(),
+        installation: seen.installation.clone(),
+        namespace: object.namespace.clone(),
+        object: object.name.clone(),
+        name: object.consumer_name.clone(),
+        generation: object.generation,
+        state: draft.state,
+        decision,
+        hold: object.hold.clone(),
+        revocation: draft.revocation,
+        secret_source,
+        secret,
+    };
+    Ok(ctx.store.write(record, seen.record.as_ref().map(|stored| stored.version), now).await?)
+}
+
+/// The hash of the Secret's value; the recorded one if it fits.
+async fn hash(ctx: &Context, look: &Look) -> Result<Phc, Failure> {
+    let SecretSeen::Read(_, Ok(value)) = &look.seen.secret else {
+        return Err(Failure::Internal("the Secret was not read".into()));
+    };
+    let recorded = look.seen.live().and_then(|stored| stored.record.phc().cloned());
+    let phc = ctx.hashing.renew(recorded, value.clone()).await?;
+    ctx.metrics.effect(Effects::SecretHashed);
+    ctx.known_hashes.remember(&look.seen.owner.uid, phc.clone(), ctx.fingerprints.of(value));
+    Ok(phc)
+}
+
+/// Turns the record into a tombstone, or leaves one where there never was a record.
+async fn bury(ctx: &Context, look: &Look) -> Result<Stored, Failure> {
+    let seen = &look.seen;
+    let record = match (&seen.record, &seen.object) {
+        (Some(stored), _) => stored.record.clone(),
+        (None, Some(object)) => Record {
+            // Its own key, whatever it brought along: a key that was never given is not used up.
+            consumer_key: ConsumerKey::derive(&seen.owner.cluster_id, &seen.owner.uid),
+            owner: seen.owner.clone(),
+            installation: seen.installation.clone(),
+            namespace: object.namespace.clone(),
+            object: object.name.clone(),
+            name: object.consumer_name.clone(),
+            generation: object.generation,
+            state: State::Removed,
+            decision: None,
+            hold: None,
+            revocation: None,
+            secret_source: None,
+            secret: SecretOutcome::Refused(SecretProblem::NotFound),
+        },
+        (None, None) => return Err(Failure::Internal("nothing to remove".into())),
+    };
+    let version = seen.record.as_ref().map(|stored| stored.version);
+    Ok(ctx.store.write(record.removed(), version, now()).await?)
+}
+
+/// When a look shows an older version than was recorded, the cluster was restored from a backup, and versions prove
+/// nothing any more: they are forgotten in the store, so that this survives a crash and reaches every controller.
+async fn forget_versions_after_restore(ctx: &Context, look: &Look) -> Result<bool, Failure> {
+    if !look.seen.shows_restored_cluster() {
+        return Ok(false);
+    }
+    Ok(ctx.store.forget_secret_versions(&ctx.settings.cluster_id, now()).await? > 0)
+}

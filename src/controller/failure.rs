@@ -1,0 +1,47 @@
+//! Errors of the API server and the store, classified once.
+
+use crate::consumer::Failure;
+use crate::hashing::HashError;
+use crate::store::StoreError;
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Swapped => Self::Overtaken(error.to_string()),
+            StoreError::KeyInUse(key) => Self::KeyInUse(key.to_string()),
+            StoreError::Unavailable(_) | StoreError::Unreadable(_) => Self::Store(error.to_string()),
+        }
+    }
+}
+
+impl From<HashError> for Failure {
+    fn from(error: HashError) -> Self {
+        Self::Internal(error.to_string())
+    }
+}
+
+/// Classifies an answer of the API server to `verb` on `what`.
+pub(super) fn api(verb: &str, what: &str, error: &kube::Error) -> Failure {
+    let text = format!("failed to {verb} {what}: {}", message(error));
+    match error {
+        // 409: the resourceVersion has moved on; 422: the UID is another one; 404: it is gone. The watch tells the rest.
+        kube::Error::Api(status) if matches!(status.code, 404 | 409 | 422) && verb == "patch" => Failure::Overtaken(text),
+        _ => Failure::Api(text),
+    }
+}
+
+/// The message without kube's decoration, cut to what a status can carry.
+pub(super) fn message(error: &kube::Error) -> String {
+    let text = match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    };
+    text.chars().take(1024).collect()
+}
+
+/// Whether the API server says that the object itself does not exist. A 404 about anything else, as when the CRD is
+/// missing, says nothing about the object; nor do 403 and time-outs.
+pub(super) fn is_absent(error: &kube::Error, name: &str) -> bool {
+    matches!(error, kube::Error::Api(status)
+        if status.code == 404 && status.details.as_ref().is_some_and(|details| details.name == name))
+}

@@ -1,0 +1,119 @@
+//! What a controller remembers between reconciles. All of it may be lost: it saves work, and nothing rests on it.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::consumer::{Fingerprint, Phc};
+
+/// Which hash was made of which secret in this process, so that an edit of a Secret's metadata costs no hash.
+#[derive(Default)]
+pub(super) struct KnownHashes(Mutex<HashMap<String, (Phc, Fingerprint)>>);
+
+/// The resource versions of our own last writes, to tell when the cache has not caught up with them yet.
+#[derive(Default)]
+pub(super) struct OwnWrites(Mutex<HashMap<String, u128>>);
+
+/// Failures in a row, by object.
+pub(super) struct Attempts {
+    failures: Mutex<HashMap<String, u32>>,
+    longest: Duration,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// === impl KnownHashes ===
+
+impl KnownHashes {
+    pub(super) fn remember(&self, uid: &str, phc: Phc, of: Fingerprint) {
+        locked(&self.0).insert(uid.to_owned(), (phc, of));
+    }
+
+    pub(super) fn is_known(&self, uid: &str, phc: &Phc, of: Fingerprint) -> bool {
+        locked(&self.0).get(uid).is_some_and(|(known, fingerprint)| known == phc && *fingerprint == of)
+    }
+
+    pub(super) fn forget(&self, uid: &str) {
+        locked(&self.0).remove(uid);
+    }
+}
+
+// === impl OwnWrites ===
+
+impl OwnWrites {
+    pub(super) fn remember(&self, uid: &str, resource_version: Option<&str>) {
+        if let Some(version) = resource_version.and_then(|version| version.parse().ok()) {
+            locked(&self.0).insert(uid.to_owned(), version);
+        }
+    }
+
+    /// Whether this version is older than our last write of the object. Says so once for a write: if the version is
+    /// really the newest, because the cluster was restored from a backup, the second question gets through.
+    pub(super) fn is_older(&self, uid: &str, resource_version: Option<&str>) -> bool {
+        let Some(version) = resource_version.and_then(|version| version.parse::<u128>().ok()) else { return false };
+        let mut writes = locked(&self.0);
+        let older = writes.get(uid).is_some_and(|own| version < *own);
+        if older {
+            writes.remove(uid);
+        }
+        older
+    }
+
+    pub(super) fn forget(&self, uid: &str) {
+        locked(&self.0).remove(uid);
+    }
+}
+
+// === impl Attempts ===
+
+impl Attempts {
+    const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+    pub(super) fn new(longest: Duration) -> Self {
+        Self { failures: Mutex::default(), longest }
+    }
+
+    pub(super) fn succeeded(&self, uid: &str) {
+        locked(&self.failures).remove(uid);
+    }
+
+    /// The pause before the next attempt: it doubles with each failure in a row, up to the longest, and is spread by
+    /// up to a half so that objects that failed together do not come back together.
+    pub(super) fn failed(&self, uid: &str) -> Duration {
+        let mut failures = locked(&self.failures);
+        let count = failures.entry(uid.to_owned()).or_default();
+        let pause = Self::FIRST_PAUSE.saturating_mul(1 << (*count).min(20)).min(self.longest);
+        *count += 1;
+        pause.mul_f64(rand::random_range(0.5..1.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_are_capped_and_start_over() {
+        let longest = Duration::from_secs(5);
+        let attempts = Attempts::new(longest);
+        let pauses: Vec<_> = (0..40).map(|_| attempts.failed("a")).collect();
+        assert!(pauses[0] <= Duration::from_millis(100));
+        assert!(pauses[39] <= longest && pauses[39] >= longest / 2);
+        assert!(attempts.failed("b") <= Duration::from_millis(100), "objects do not pay for each other");
+        attempts.succeeded("a");
+        assert!(attempts.failed("a") <= Duration::from_millis(100));
+    }
+
+    #[test]
+    fn a_cache_behind_our_own_write_is_noticed_once() {
+        let writes = OwnWrites::default();
+        writes.remember("a", Some("10"));
+        assert!(!writes.is_older("a", Some("10")));
+        assert!(!writes.is_older("a", Some("11")));
+        assert!(!writes.is_older("b", Some("9")));
+        assert!(writes.is_older("a", Some("9")));
+        assert!(!writes.is_older("a", Some("9")));
+    }
+}

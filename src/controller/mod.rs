@@ -1,0 +1,178 @@
+//! The controller: observe, decide, apply, conclude.
+//!
+//! Caches only say *that* there may be something to do; every write rests on a look at the API server that is newer
+//! than the record it replaces. So a stale cache, a slow process or a second controller can cost work, but do no harm.
+
+mod apply;
+mod events;
+mod failure;
+mod memory;
+mod observe;
+mod patch;
+mod reconcile;
+mod scope;
+mod sweep;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use jiff::Timestamp;
+use kube::api::ListParams;
+use kube::{Api, Client};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::api::OAuthConsumer;
+use crate::consumer::{FingerprintKey, Owner, SecretLimits};
+use crate::hashing::HashPool;
+use crate::store::ConsumerStore;
+use crate::telemetry::{Metrics, Readiness};
+use events::Events;
+use memory::{Attempts, KnownHashes, OwnWrites};
+use scope::Scope;
+pub use sweep::cluster_uid;
+
+/// What the controller is told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Which cluster this is; part of every key.
+    pub cluster_id: String,
+    /// Whether that is the UID of the `kube-system` namespace, which the sweep can then compare.
+    pub cluster_id_is_uid: bool,
+    /// Which installation this is, where several share a store.
+    pub installation: String,
+    /// The namespaces to watch; none means all.
+    pub namespaces: Vec<String>,
+    /// The bounds of a secret.
+    pub limits: SecretLimits,
+    /// How often all records are compared with all objects.
+    pub sweep_period: Duration,
+    /// How long one reconcile may take.
+    pub reconcile_timeout: Duration,
+    /// The longest pause between two attempts at the same object.
+    pub longest_pause: Duration,
+}
+
+/// What every reconcile needs.
+pub struct Context {
+    settings: Settings,
+    client: Client,
+    store: Arc<dyn ConsumerStore>,
+    hashing: HashPool,
+    metrics: Arc<Metrics>,
+    events: Events,
+    fingerprints: FingerprintKey,
+    known_hashes: KnownHashes,
+    own_writes: OwnWrites,
+    attempts: Attempts,
+}
+
+/// Reconciles in flight at most. Most of a reconcile is waiting; hashing has its own limit.
+const CONCURRENCY: u16 = 16;
+
+/// How long the wait for the CRD pauses between two looks.
+const CRD_PAUSE: Duration = Duration::from_secs(2);
+
+/// Runs the controller until the token is cancelled and what had begun is finished.
+pub async fn run(
+    settings: Settings,
+    client: Client,
+    store: Arc<dyn ConsumerStore>,
+    hashing: HashPool,
+    metrics: Arc<Metrics>,
+    readiness: Readiness,
+    shutdown: CancellationToken,
+) {
+    readiness.missing("crd", "not looked for yet");
+    readiness.missing("watch", "waiting for the CRD");
+    if !wait_for_crd(&settings, &client, &readiness, &shutdown).await {
+        return;
+    }
+    let mut tasks = JoinSet::new();
+    let (events, publisher) = Events::new(client.clone(), metrics.clone());
+    tasks.spawn(publisher.run(shutdown.clone()));
+    let ctx = Arc::new(Context {
+        attempts: Attempts::new(settings.longest_pause),
+        settings,
+        client,
+        store,
+        hashing,
+        metrics,
+        events,
+        fingerprints: FingerprintKey::new(rand::random()),
+        known_hashes: KnownHashes::default(),
+        own_writes: OwnWrites::default(),
+    });
+
+    let namespaces = &ctx.settings.namespaces;
+    let wanted: Vec<_> = if namespaces.is_empty() { vec![None] } else { namespaces.iter().cloned().map(Some).collect() };
+    let mut scopes = Vec::new();
+    for namespace in wanted {
+        let (scope, feeds) = Scope::new(&ctx.client, namespace);
+        let scope = Arc::new(scope);
+        tasks.spawn(feeds.watch(scope.clone(), shutdown.clone()));
+        tasks.spawn(reconcile::run(ctx.clone(), scope.clone(), shutdown.clone()));
+        tasks.spawn(sweep::follow_deletions(ctx.clone(), scope.clone(), shutdown.clone()));
+        scopes.push(scope);
+    }
+    tasks.spawn(sweep::run(ctx.clone(), scopes.clone(), shutdown.clone()));
+
+    let ready = join_all(scopes.iter().map(|scope| scope.wait_until_ready()));
+    tokio::select! {
+        _ = ready => {
+            ctx.metrics.watching.set(1);
+            readiness.met("watch");
+            info!(namespaces = ?ctx.settings.namespaces, "watching OAuthConsumers");
+        }
+        () = shutdown.cancelled() => {}
+    }
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            warn!(%error, "a task of the controller panicked; shutting down");
+            shutdown.cancel();
+        }
+    }
+}
+
+/// Waits until the API server serves `OAuthConsumer`s, and says so meanwhile. Answers false when told to shut down.
+async fn wait_for_crd(settings: &Settings, client: &Client, readiness: &Readiness, shutdown: &CancellationToken) -> bool {
+    let api: Api<OAuthConsumer> = match settings.namespaces.first() {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    };
+    loop {
+        let what = match api.list_metadata(&ListParams::default().limit(1)).await {
+            Ok(_) => {
+                readiness.met("crd");
+                readiness.missing("watch", "waiting for the first list");
+                return true;
+            }
+            Err(kube::Error::Api(status)) if status.code == 404 => {
+                "the CRD oauthconsumers.oauthconsumers.dev is missing; apply crds/oauthconsumers.yaml".to_owned()
+            }
+            Err(error) => format!("OAuthConsumers cannot be listed: {}", failure::message(&error)),
+        };
+        warn!("waiting: {what}");
+        readiness.missing("crd", what);
+        tokio::select! {
+            () = tokio::time::sleep(CRD_PAUSE) => {}
+            () = shutdown.cancelled() => return false,
+        }
+    }
+}
+
+// === impl Context ===
+
+impl Context {
+    fn owner(&self, uid: &str) -> Owner {
+        Owner { cluster_id: self.settings.cluster_id.clone(), uid: uid.to_owned() }
+    }
+}
+
+/// The wall clock, for what people read, in whole seconds as Kubernetes writes them. Nothing is ever ordered by it.
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}

@@ -1,0 +1,191 @@
+//! One reconcile: observe, decide, apply, conclude; within a time limit, and a panic costs only its own object.
+
+use std::convert::Infallible;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::{FutureExt, StreamExt};
+use kube::ResourceExt;
+use kube::runtime::applier;
+use kube::runtime::controller::{Action, Config};
+use kube::runtime::reflector::ObjectRef;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::apply::apply;
+use super::observe::Look;
+use super::scope::Scope;
+use super::{CONCURRENCY, Context, now, patch};
+use crate::api::{OAuthConsumer, render, same_but_for_times};
+use crate::consumer::{Again, Effect, Failure, Outcome, Plan, Statement, conclude, decide};
+use crate::telemetry::{Effects, ReconcileResult};
+
+/// How long a cache that is behind our own write is given to catch up.
+const CATCH_UP: Duration = Duration::from_secs(1);
+
+/// Reconciles the objects in the scope's queue, until the queue is closed and what had begun is finished.
+pub(super) async fn run(ctx: Arc<Context>, scope: Arc<Scope>, shutdown: CancellationToken) {
+    let Some(queue) = scope.waiting.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+    tokio::select! { () = scope.wait_until_ready() => {}, () = shutdown.cancelled() => return }
+    let reconciled = applier(
+        |object: Arc<OAuthConsumer>, shared: Arc<(Arc<Context>, Arc<Scope>)>| {
+            async move { Ok::<_, Infallible>(reconcile(&shared.0, &shared.1, object).await) }.boxed()
+        },
+        |_, never: &Infallible, _| match *never {},
+        Arc::new((ctx.clone(), scope.clone())),
+        scope.objects.clone(),
+        queue.map(Ok::<ObjectRef<OAuthConsumer>, Infallible>),
+        Config::default().concurrency(CONCURRENCY),
+    );
+    reconciled
+        .for_each(|result| {
+            if let Err(error) = result {
+                // Nearly always an object that went between being queued and being reconciled.
+                debug!(%error, "not reconciled");
+            }
+            std::future::ready(())
+        })
+        .await;
+}
+
+async fn reconcile(ctx: &Arc<Context>, scope: &Arc<Scope>, object: Arc<OAuthConsumer>) -> Action {
+    let uid = object.uid().unwrap_or_default();
+    if ctx.own_writes.is_older(&uid, object.metadata.resource_version.as_deref()) {
+        return Action::requeue(CATCH_UP);
+    }
+    let begun = Instant::now();
+    let task = tokio::spawn({
+        let (ctx, scope, object) = (ctx.clone(), scope.clone(), object.clone());
+        async move { tokio::time::timeout(ctx.settings.reconcile_timeout, pass(&ctx, &scope, object)).await }
+    });
+    let failure = match task.await {
+        Ok(Ok(again)) => {
+            ctx.metrics.reconcile_duration.observe(begun.elapsed().as_secs_f64());
+            return again;
+        }
+        Ok(Err(_)) => Failure::Internal(format!("no end within {:?}", ctx.settings.reconcile_timeout)),
+        Err(error) => Failure::Internal(format!("a panic: {error}")),
+    };
+    let glance = Look::glance(&ctx.settings, scope, object, None);
+    let outcome = Outcome { failure: Some(failure), ..Outcome::default() };
+    let settled = tokio::time::timeout(ctx.settings.reconcile_timeout, settle(ctx, glance, outcome));
+    settled.await.unwrap_or_else(|_| Action::requeue(ctx.attempts.failed(&uid)))
+}
+
+async fn pass(ctx: &Context, scope: &Scope, object: Arc<OAuthConsumer>) -> Action {
+    // The record is read before anything is looked at: so a write rests on a newer look than what it replaces.
+    let record = ctx.store.by_owner(&ctx.owner(&object.uid().unwrap_or_default())).await;
+    let (record, failure) = match record {
+        Ok(record) => (record, None),
+        Err(error) => (None, Some(Failure::from(error))),
+    };
+    let mut look = Look::glance(&ctx.settings, scope, object, record);
+    if failure.is_some() {
+        return settle(ctx, look, Outcome { failure, ..Outcome::default() }).await;
+    }
+
+    let mut plan = decide(&look.seen);
+    if plan.writes_record() {
+        let before = look.clone();
+        let patch_comes_first = plan.effects.first() == Some(&Effect::AddFinalizer) && look.seen.record.is_none();
+        look = match look.confirm(ctx, patch_comes_first).await {
+            Ok(look) => look,
+            Err(failure) => {
+                let outcome = Outcome { record: before.seen.record.clone(), failure: Some(failure), ..Outcome::default() };
+                return settle(ctx, before, outcome).await;
+            }
+        };
+        plan = decide(&look.seen);
+    }
+    let quiet = plan.is_empty();
+    let outcome = apply(ctx, &mut look, plan).await;
+    if !quiet {
+        debug!(object = look.object.name_any(), ?outcome.failure, "applied");
+    }
+    settle(ctx, look, outcome).await
+}
+
+/// Looks after the record of an object that seems to be gone: removes it if it is.
+pub(super) async fn bury_if_gone(ctx: &Context, object: Arc<OAuthConsumer>) -> Result<(), Failure> {
+    let uid = object.uid().unwrap_or_default();
+    let record = ctx.store.by_owner(&ctx.owner(&uid)).await?;
+    if record.as_ref().is_none_or(|stored| stored.record.is_removed()) {
+        return Ok(());
+    }
+    let mut look = Look::unseen(&ctx.settings, object, record).confirm(ctx, false).await?;
+    if look.seen.object.is_some() {
+        return Ok(());
+    }
+    let plan = decide(&look.seen);
+    let outcome = apply(ctx, &mut look, plan).await;
+    let failure = outcome.failure.clone();
+    settle(ctx, look, outcome).await;
+    failure.map_or(Ok(()), Err)
+}
+
+/// Concludes, publishes what changed, reports it, and says when to come back. Status is written here and nowhere else.
+async fn settle(ctx: &Context, look: Look, outcome: Outcome) -> Action {
+    let conclusion = conclude(&look.seen, &outcome);
+    let uid = look.seen.owner.uid.clone();
+    for notice in &conclusion.notices {
+        ctx.events.report(&look.object, notice);
+    }
+    let (mut failure, mut again) = (outcome.failure, conclusion.again);
+    let mut published = false;
+    if let Some(statement) = &conclusion.statement {
+        match publish(ctx, &look.object, statement).await {
+            Ok(written) => published = written,
+            Err(error) => {
+                again = Again::Backoff;
+                failure = failure.or(Some(error));
+            }
+        }
+    }
+    if look.seen.object.is_none() {
+        ctx.own_writes.forget(&uid);
+        ctx.known_hashes.forget(&uid);
+    }
+    ctx.metrics.reconciled(match &failure {
+        None if published => ReconcileResult::Done,
+        None => ReconcileResult::Quiet,
+        Some(Failure::Overtaken(_)) => ReconcileResult::Overtaken,
+        Some(Failure::Store(_)) => ReconcileResult::StoreFailed,
+        Some(Failure::Api(_)) => ReconcileResult::ApiFailed,
+        Some(Failure::KeyInUse(_)) => ReconcileResult::KeyInUse,
+        Some(Failure::Internal(_)) => ReconcileResult::Internal,
+    });
+    if let Some(failure) = &failure {
+        let (namespace, name) = (look.object.namespace().unwrap_or_default(), look.object.name_any());
+        match failure {
+            Failure::Overtaken(cause) => debug!(namespace, name, cause, "overtaken; looking again"),
+            failure => warn!(namespace, name, cause = %failure, "not reconciled"),
+        }
+    } else {
+        ctx.attempts.succeeded(&uid);
+    }
+    match again {
+        Again::AtChange => Action::await_change(),
+        Again::Backoff => Action::requeue(ctx.attempts.failed(&uid)),
+    }
+}
+
+async fn publish(ctx: &Context, object: &OAuthConsumer, statement: &Statement) -> Result<bool, Failure> {
+    let old = object.status.clone().unwrap_or_default();
+    let new = render(&old, statement, object.metadata.generation.unwrap_or_default(), now());
+    if same_but_for_times(&old, &new) {
+        return Ok(false);
+    }
+    let written = patch::status(&ctx.client, object, &new).await?;
+    ctx.own_writes.remember(&object.uid().unwrap_or_default(), written.metadata.resource_version.as_deref());
+    ctx.metrics.effect(Effects::StatusWritten);
+    Ok(true)
+}
+
+// === impl Plan ===
+
+impl Plan {
+    /// Whether the record is to be written, which needs a look first.
+    fn writes_record(&self) -> bool {
+        self.effects.iter().any(|effect| matches!(effect, Effect::WriteRecord(_) | Effect::RemoveRecord))
+    }
+}

@@ -1,0 +1,233 @@
+//! What a controller watches: the objects of one namespace or of all, and the metadata of the Secrets beside them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::channel::mpsc;
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::PartialObjectMeta;
+use kube::runtime::reflector::{ObjectRef, Store, store};
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt, watcher as watch};
+use kube::{Api, Client, ResourceExt};
+use tokio::sync::SetOnce;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::api::OAuthConsumer;
+use crate::consumer::{Object, SecretSource};
+
+/// Half-open connections are noticed when a watch should have ended: after this many seconds. The default is 290.
+const WATCH_SECONDS: u32 = 30;
+
+type SecretMeta = PartialObjectMeta<Secret>;
+type Cached<K> = std::pin::Pin<Box<dyn Stream<Item = Result<Event<K>, watcher::Error>> + Send>>;
+
+/// The caches of one watch, and the queue of objects that may need a reconcile.
+pub(super) struct Scope {
+    /// None means all namespaces.
+    pub(super) namespace: Option<String>,
+    /// The objects as last seen.
+    pub(super) objects: Store<OAuthConsumer>,
+    secrets: Store<SecretMeta>,
+    /// Set once each cache has been filled. Not `Store::wait_until_ready`, which wakes one of several that wait.
+    objects_listed: SetOnce<()>,
+    secrets_listed: SetOnce<()>,
+    /// Which objects refer to a Secret.
+    references: Mutex<References>,
+    queue: mpsc::UnboundedSender<ObjectRef<OAuthConsumer>>,
+    /// Taken once, by the reconciler.
+    pub(super) waiting: Mutex<Option<mpsc::UnboundedReceiver<ObjectRef<OAuthConsumer>>>>,
+    deleted: mpsc::UnboundedSender<Arc<OAuthConsumer>>,
+    /// Taken once, by whoever looks after objects that went without a reconcile.
+    pub(super) deletions: Mutex<Option<mpsc::UnboundedReceiver<Arc<OAuthConsumer>>>>,
+}
+
+/// The streams that fill a scope's caches.
+pub(super) struct Feeds {
+    objects: Cached<OAuthConsumer>,
+    secrets: Cached<SecretMeta>,
+}
+
+/// An index of objects by the Secret they refer to; both by namespace and name.
+#[derive(Default)]
+struct References {
+    by_secret: HashMap<(String, String), BTreeSet<String>>,
+    by_object: HashMap<(String, String), String>,
+}
+
+// === impl Scope ===
+
+impl Scope {
+    pub(super) fn new(client: &Client, namespace: Option<String>) -> (Self, Feeds) {
+        let (objects, objects_writer) = store();
+        let (secrets, secrets_writer) = store();
+        let (object_api, secret_api): (Api<OAuthConsumer>, Api<SecretMeta>) = match &namespace {
+            Some(namespace) => (Api::namespaced(client.clone(), namespace), Api::namespaced(client.clone(), namespace)),
+            None => (Api::all(client.clone()), Api::all(client.clone())),
+        };
+        let config = || watcher::Config::default().timeout(WATCH_SECONDS);
+        let feeds = Feeds {
+            objects: watch(object_api, config()).default_backoff().modify(strip).reflect(objects_writer).boxed(),
+            secrets: watch(secret_api, config()).default_backoff().modify(strip).reflect(secrets_writer).boxed(),
+        };
+        let (queue, waiting) = mpsc::unbounded();
+        let (deleted, deletions) = mpsc::unbounded();
+        let scope = Self {
+            namespace,
+            objects,
+            secrets,
+            objects_listed: SetOnce::new(),
+            secrets_listed: SetOnce::new(),
+            references: Mutex::default(),
+            queue,
+            waiting: Mutex::new(Some(waiting)),
+            deleted,
+            deletions: Mutex::new(Some(deletions)),
+        };
+        (scope, feeds)
+    }
+
+    /// Resolves once both caches have been filled.
+    pub(super) async fn wait_until_ready(&self) {
+        self.objects_listed.wait().await;
+        self.secrets_listed.wait().await;
+    }
+
+    /// Whether a namespace is watched here.
+    pub(super) fn covers(&self, namespace: &str) -> bool {
+        self.namespace.as_deref().is_none_or(|own| own == namespace)
+    }
+
+    /// Asks for a reconcile.
+    pub(super) fn enqueue(&self, object: ObjectRef<OAuthConsumer>) {
+        // Fails only after the reconciler has ended.
+        let _ = self.queue.unbounded_send(object);
+    }
+
+    /// The version of the Secret that the object refers to, as last seen.
+    pub(super) fn secret_version(&self, object: &Object) -> Option<SecretSource> {
+        let reference = &object.secret_ref;
+        let secret = self.secrets.get(&ObjectRef::new(&reference.name).within(&object.namespace))?;
+        Some(SecretSource {
+            name: reference.name.clone(),
+            key: reference.key.clone(),
+            uid: secret.uid().unwrap_or_default(),
+            resource_version: secret.resource_version().unwrap_or_default(),
+        })
+    }
+
+    fn enqueue_all(&self) {
+        for object in self.objects.state() {
+            self.enqueue(ObjectRef::from_obj(&*object));
+        }
+    }
+
+    fn on_object(&self, event: Event<OAuthConsumer>) {
+        match event {
+            Event::Apply(object) => {
+                self.references().set(&object);
+                self.enqueue(ObjectRef::from_obj(&object));
+            }
+            Event::Delete(object) => {
+                self.references().remove(&object);
+                let _ = self.deleted.unbounded_send(Arc::new(object));
+            }
+            Event::InitApply(object) => self.references().set(&object),
+            Event::Init => {}
+            // Only now does the cache show what the list brought.
+            Event::InitDone => {
+                let _ = self.objects_listed.set(());
+                self.enqueue_all();
+            }
+        }
+    }
+
+    fn on_secret(&self, event: Event<SecretMeta>) {
+        match event {
+            Event::Apply(secret) | Event::Delete(secret) => {
+                let (namespace, name) = (secret.namespace().unwrap_or_default(), secret.name_any());
+                for object in self.references().of(&namespace, &name) {
+                    self.enqueue(ObjectRef::new(&object).within(&namespace));
+                }
+            }
+            Event::Init | Event::InitApply(_) => {}
+            Event::InitDone => {
+                let _ = self.secrets_listed.set(());
+                self.enqueue_all();
+            }
+        }
+    }
+
+    fn references(&self) -> std::sync::MutexGuard<'_, References> {
+        self.references.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Caches hold no more than is needed; above all not `last-applied-configuration`, which for a Secret is the secret.
+fn strip<K: ResourceExt>(object: &mut K) {
+    object.managed_fields_mut().clear();
+    object.annotations_mut().clear();
+    object.labels_mut().clear();
+}
+
+// === impl Feeds ===
+
+impl Feeds {
+    /// Fills the caches and the queue until told to stop. Watches that break are begun again.
+    pub(super) async fn watch(self, scope: Arc<Scope>, shutdown: CancellationToken) {
+        let objects = self.objects.for_each(|event| {
+            match event {
+                Ok(event) => scope.on_object(event),
+                Err(error) => warn!(%error, "watching OAuthConsumers failed; trying again"),
+            }
+            std::future::ready(())
+        });
+        let secrets = self.secrets.for_each(|event| {
+            match event {
+                Ok(event) => scope.on_secret(event),
+                Err(error) => warn!(%error, "watching Secrets failed; trying again"),
+            }
+            std::future::ready(())
+        });
+        tokio::select! { _ = futures::future::join(objects, secrets) => {}, () = shutdown.cancelled() => {} }
+        scope.queue.close_channel();
+        scope.deleted.close_channel();
+    }
+}
+
+// === impl References ===
+
+impl References {
+    fn set(&mut self, object: &OAuthConsumer) {
+        let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+        let secret = object.spec.secret_ref.name.clone();
+        let before = self.by_object.insert((namespace.clone(), name.clone()), secret.clone());
+        if let Some(before) = before.filter(|before| *before != secret) {
+            self.unlink(&namespace, before, &name);
+        }
+        self.by_secret.entry((namespace, secret)).or_default().insert(name);
+    }
+
+    fn remove(&mut self, object: &OAuthConsumer) {
+        let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+        if let Some(secret) = self.by_object.remove(&(namespace.clone(), name.clone())) {
+            self.unlink(&namespace, secret, &name);
+        }
+    }
+
+    fn unlink(&mut self, namespace: &str, secret: String, name: &str) {
+        let entry = (namespace.to_owned(), secret);
+        if let Some(names) = self.by_secret.get_mut(&entry) {
+            names.remove(name);
+            if names.is_empty() {
+                self.by_secret.remove(&entry);
+            }
+        }
+    }
+
+    fn of(&self, namespace: &str, secret: &str) -> Vec<String> {
+        self.by_secret.get(&(namespace.to_owned(), secret.to_owned())).into_iter().flatten().cloned().collect()
+    }
+}

@@ -1,0 +1,12 @@
+//! The operator for OAuth consumers, as a library: the programs in `src/bin` only wire it up.
+//!
+//! Dependencies point one way: [`consumer`] knows nobody; [`api`] and [`store`] know `consumer`; [`controller`] and
+//! [`signin`] know those, and each other not at all.
+
+pub mod api;
+pub mod consumer;
+pub mod controller;
+pub mod hashing;
+pub mod signin;
+pub mod store;
+pub mod telemetry;

@@ -1,0 +1,136 @@
+//! The server's store of consumer records: one contract, kept by SQLite and by PostgreSQL.
+//!
+//! The schema is part of the interface and is documented in `docs/store.md`: other programs may read it.
+
+mod postgres;
+mod row;
+mod sql;
+mod sqlite;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use crate::consumer::{ConsumerKey, Owner, Record, Stored};
+
+/// What a store promises. Every method either happened completely or did not happen at all; when it answers
+/// [`StoreError::Unavailable`], nobody knows which.
+#[async_trait]
+pub trait ConsumerStore: Send + Sync {
+    /// The record of this object, tombstones included.
+    async fn by_owner(&self, owner: &Owner) -> Result<Option<Stored>, StoreError>;
+
+    /// The record with this key, tombstones included.
+    async fn by_key(&self, key: &ConsumerKey) -> Result<Option<Stored>, StoreError>;
+
+    /// All records of an installation in a cluster but for tombstones, in one read.
+    async fn live(&self, cluster_id: &str, installation: &str) -> Result<Vec<Stored>, StoreError>;
+
+    /// Writes a record if it is still in the version that was read: `None` means that there was none.
+    /// Answers the record as it is now.
+    ///
+    /// # Errors
+    /// [`StoreError::Swapped`] if somebody else wrote first, [`StoreError::KeyInUse`] if another owner has the key.
+    async fn write(&self, record: Record, replaces: Option<i64>, now: Timestamp) -> Result<Stored, StoreError>;
+
+    /// Forgets which Secret versions the hashes of a cluster come from, because it was restored from a backup and
+    /// versions prove nothing any more. Each hash is then compared with its Secret once. Answers how many records changed.
+    async fn forget_secret_versions(&self, cluster_id: &str, now: Timestamp) -> Result<usize, StoreError>;
+
+    /// Drops tombstones that are older than `before`. Answers how many.
+    async fn drop_tombstones(&self, before: Timestamp) -> Result<usize, StoreError>;
+
+    /// Where the feed of changes stands. Also tells whether the store answers at all.
+    async fn head(&self) -> Result<Head, StoreError>;
+}
+
+/// Where the feed of changes stands.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct Head {
+    /// A random identity, given when the store was made: a different one is a different store.
+    pub store_id: String,
+    /// Counts every change of a row, in commit order.
+    pub head: i64,
+    /// The last change that removed a row: readers that are behind it start over.
+    pub reload: i64,
+}
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Somebody else wrote the record since it was read. Look again.
+    #[error("the record was written by somebody else in the meantime")]
+    Swapped,
+    /// The key belongs, or once belonged, to another object.
+    #[error("the consumer key {0} is in use")]
+    KeyInUse(ConsumerKey),
+    /// No answer, or none in time. Whether a write happened is unknown.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    /// A row cannot be understood.
+    #[error("the store holds a row that cannot be read: {0}")]
+    Unreadable(String),
+}
+
+/// A store that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The URL names no store that we know.
+    #[error("the store URL must begin with sqlite:// or postgres://")]
+    UnknownScheme,
+    /// Another controller holds the SQLite file.
+    #[error("another controller uses {0}; a SQLite store has one controller: stop the other one, or use PostgreSQL")]
+    Locked(String),
+    /// SQLite found damage.
+    #[error(
+        "{path} is damaged ({finding}); restore it from a backup, or remove it: records are then written again, under the same keys"
+    )]
+    Damaged {
+        /// The file.
+        path: String,
+        /// SQLite's first finding.
+        finding: String,
+    },
+    /// The file system refuses.
+    #[error("failed to open {0}: {1}")]
+    File(String, std::io::Error),
+    /// The database refuses.
+    #[error("failed to open the store: {0}")]
+    Database(#[from] sqlx::Error),
+    /// Its schema could not be brought up to date.
+    #[error("failed to bring the store's schema up to date: {0}")]
+    Migration(#[from] sqlx::migrate::MigrateError),
+}
+
+/// What a process does with the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reads and writes; of these a SQLite file admits one.
+    Controller,
+    /// Reads only.
+    SignIn,
+}
+
+/// Opens the store that the URL names, and brings its schema up to date if need be.
+///
+/// # Errors
+/// [`OpenError`]; none of them prints the URL, which may hold a password.
+pub async fn open(url: &str, access: Access) -> Result<Arc<dyn ConsumerStore>, OpenError> {
+    match url.split_once("://") {
+        Some(("sqlite", path)) => Ok(Arc::new(sqlite::open(path, access).await?)),
+        Some(("postgres" | "postgresql", _)) => Ok(Arc::new(postgres::open(url, access).await?)),
+        _ => Err(OpenError::UnknownScheme),
+    }
+}
+
+/// Brings the schema up to date. Migrations that are newer than this program are let be: they only ever add, so that
+/// the previous release still runs beside the next one.
+async fn migrate<'a, A>(mut migrations: sqlx::migrate::Migrator, database: A) -> Result<(), OpenError>
+where
+    A: sqlx::Acquire<'a>,
+    <A::Connection as std::ops::Deref>::Target: sqlx::migrate::Migrate,
+{
+    migrations.set_ignore_missing(true);
+    Ok(migrations.run(database).await?)
+}

@@ -1,0 +1,178 @@
+//! The contract in SQL that SQLite and PostgreSQL both speak. Only opening them differs.
+
+use std::fs::File;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use sqlx::{ColumnIndex, Database, Decode, Encode, Executor, FromRow, IntoArguments, Pool, Type};
+
+use super::row::{Row, checksum};
+use super::{ConsumerStore, Head, StoreError};
+use crate::consumer::{ConsumerKey, Owner, Record, SecretOutcome, Stored};
+
+/// How long a statement may take, waiting for a connection included.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+pub(super) struct SqlStore<DB: Database> {
+    /// For reading.
+    pub(super) read: Pool<DB>,
+    /// For writing: SQLite has room for one writer, PostgreSQL for as many as for readers.
+    pub(super) write: Pool<DB>,
+    /// Held for as long as the store is open.
+    pub(super) _lock: Option<File>,
+}
+
+/// The columns in the order of [`bind`]; `change` is the triggers' business.
+macro_rules! write_columns {
+    () => {
+        "consumer_key, cluster_id, uid, installation, namespace, object, name, generation, state, hold, phc, \
+         secret_problem, secret_name, secret_key, secret_uid, secret_resource_version, decision_approved, decision_by, \
+         decision_at, decision_generation, revoked_at, revoked_reason, revoked_generation, updated_at, version, checksum"
+    };
+}
+macro_rules! write_values {
+    () => {
+        "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26"
+    };
+}
+
+const INSERT: &str = concat!(
+    "INSERT INTO oauth_consumers (",
+    write_columns!(),
+    ") VALUES (",
+    write_values!(),
+    ") ON CONFLICT DO NOTHING RETURNING version"
+);
+const UPDATE: &str = concat!(
+    "UPDATE oauth_consumers SET (",
+    write_columns!(),
+    ") = (",
+    write_values!(),
+    ") WHERE cluster_id = $2 AND uid = $3 AND version = $27 RETURNING version"
+);
+
+#[async_trait]
+impl<DB> ConsumerStore for SqlStore<DB>
+where
+    DB: Database,
+    DB::Arguments: IntoArguments<DB>,
+    for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
+    for<'c> &'c Pool<DB>: Executor<'c, Database = DB>,
+    for<'r> Row: FromRow<'r, DB::Row>,
+    for<'r> Head: FromRow<'r, DB::Row>,
+    usize: ColumnIndex<DB::Row>,
+    for<'q> i64: Encode<'q, DB> + Decode<'q, DB> + Type<DB>,
+    for<'q> String: Encode<'q, DB> + Decode<'q, DB> + Type<DB>,
+    for<'q> Option<i64>: Encode<'q, DB>,
+    for<'q> Option<bool>: Encode<'q, DB>,
+    for<'q> Option<String>: Encode<'q, DB>,
+    bool: Type<DB>,
+{
+    async fn by_owner(&self, owner: &Owner) -> Result<Option<Stored>, StoreError> {
+        let query = sqlx::query_as("SELECT * FROM oauth_consumers WHERE cluster_id = $1 AND uid = $2")
+            .bind(owner.cluster_id.clone())
+            .bind(owner.uid.clone());
+        bounded(query.fetch_optional(&self.read)).await?.map(|row: Row| row.try_into()).transpose()
+    }
+
+    async fn by_key(&self, key: &ConsumerKey) -> Result<Option<Stored>, StoreError> {
+        let query = sqlx::query_as("SELECT * FROM oauth_consumers WHERE consumer_key = $1").bind(key.to_string());
+        bounded(query.fetch_optional(&self.read)).await?.map(|row: Row| row.try_into()).transpose()
+    }
+
+    async fn live(&self, cluster_id: &str, installation: &str) -> Result<Vec<Stored>, StoreError> {
+        let query =
+            sqlx::query_as("SELECT * FROM oauth_consumers WHERE cluster_id = $1 AND installation = $2 AND state <> 'Removed'")
+                .bind(cluster_id.to_owned())
+                .bind(installation.to_owned());
+        bounded(query.fetch_all(&self.read)).await?.into_iter().map(|row: Row| row.try_into()).collect()
+    }
+
+    async fn write(&self, record: Record, replaces: Option<i64>, now: Timestamp) -> Result<Stored, StoreError> {
+        let version = replaces.map_or(1, |version| version + 1);
+        let (decision, revocation, source) = (&record.decision, &record.revocation, &record.secret_source);
+        let problem = match &record.secret {
+            SecretOutcome::Refused(problem) => Some(problem.to_string()),
+            SecretOutcome::Accepted(_) => None,
+        };
+        let query = sqlx::query_scalar(if replaces.is_none() { INSERT } else { UPDATE })
+            .bind(record.consumer_key.to_string())
+            .bind(record.owner.cluster_id.clone())
+            .bind(record.owner.uid.clone())
+            .bind(record.installation.clone())
+            .bind(record.namespace.clone())
+            .bind(record.object.clone())
+            .bind(record.name.clone())
+            .bind(record.generation)
+            .bind(record.state.to_string())
+            .bind(record.hold.clone())
+            .bind(record.phc().map(|phc| phc.as_str().to_owned()))
+            .bind(problem)
+            .bind(source.as_ref().map(|source| source.name.clone()))
+            .bind(source.as_ref().map(|source| source.key.clone()))
+            .bind(source.as_ref().map(|source| source.uid.clone()))
+            .bind(source.as_ref().map(|source| source.resource_version.clone()))
+            .bind(decision.as_ref().map(|decision| decision.approved))
+            .bind(decision.as_ref().and_then(|decision| decision.by.clone()))
+            .bind(decision.as_ref().map(|decision| decision.at.to_string()))
+            .bind(decision.as_ref().map(|decision| decision.generation))
+            .bind(revocation.as_ref().map(|revocation| revocation.at.to_string()))
+            .bind(revocation.as_ref().map(|revocation| revocation.reason.clone()))
+            .bind(revocation.as_ref().map(|revocation| revocation.generation))
+            .bind(now.to_string())
+            .bind(version)
+            .bind(checksum(&record)?);
+        let query = if let Some(replaces) = replaces { query.bind(replaces) } else { query };
+
+        let written: Option<i64> = bounded(query.fetch_optional(&self.write)).await?;
+        if written.is_some() {
+            return Ok(Stored { record, version, intact: true });
+        }
+        // Nothing was written: either the owner's record has moved on, or the key is somebody else's.
+        match self.by_owner(&record.owner).await? {
+            None if replaces.is_none() => Err(StoreError::KeyInUse(record.consumer_key)),
+            _ => Err(StoreError::Swapped),
+        }
+    }
+
+    async fn forget_secret_versions(&self, cluster_id: &str, now: Timestamp) -> Result<usize, StoreError> {
+        // Row by row through `write`, so that versions and checksums stay right; a cluster is restored once in years.
+        let query = sqlx::query_as("SELECT * FROM oauth_consumers WHERE cluster_id = $1 AND secret_resource_version <> ''")
+            .bind(cluster_id.to_owned());
+        let rows: Vec<Row> = bounded(query.fetch_all(&self.read)).await?;
+        let mut forgotten = 0;
+        for row in rows {
+            let Stored { mut record, version, intact } = row.try_into()?;
+            let Some(source) = record.secret_source.as_mut().filter(|_| intact) else { continue };
+            source.resource_version.clear();
+            match self.write(record, Some(version), now).await {
+                Ok(_) => forgotten += 1,
+                // Whoever wrote in between has looked after the restore.
+                Err(StoreError::Swapped) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(forgotten)
+    }
+
+    async fn drop_tombstones(&self, before: Timestamp) -> Result<usize, StoreError> {
+        let query = sqlx::query_scalar::<DB, String>(
+            "DELETE FROM oauth_consumers WHERE state = 'Removed' AND updated_at < $1 RETURNING consumer_key",
+        )
+        .bind(before.to_string());
+        Ok(bounded(query.fetch_all(&self.write)).await?.len())
+    }
+
+    async fn head(&self) -> Result<Head, StoreError> {
+        bounded(sqlx::query_as("SELECT store_id, head, reload FROM feed").fetch_one(&self.read)).await
+    }
+}
+
+/// Runs a statement within the time limit and classifies its error.
+async fn bounded<T>(statement: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
+    match tokio::time::timeout(TIMEOUT, statement).await {
+        Err(_) => Err(StoreError::Unavailable(format!("no answer within {} s", TIMEOUT.as_secs()))),
+        Ok(result) => result.map_err(|error| StoreError::Unavailable(error.to_string())),
+    }
+}

@@ -1,0 +1,62 @@
+//! SQLite: the embedded store. One file, one controller, nothing to operate.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Pool, Sqlite};
+
+use super::sql::SqlStore;
+use super::{Access, OpenError};
+
+/// Opens the file. The controller takes the file's lock, checks it for damage and brings its schema up to date; a
+/// sign-in process opens what is there.
+pub(super) async fn open(path: &str, access: Access) -> Result<SqlStore<Sqlite>, OpenError> {
+    let lock = match access {
+        Access::Controller => {
+            let file = |error| OpenError::File(path.to_owned(), error);
+            if let Some(folder) = Path::new(path).parent() {
+                std::fs::create_dir_all(folder).map_err(file)?;
+            }
+            // Hashes are food for guessing: nobody else reads them. SQLite gives its other files the same mode.
+            OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(file)?;
+            Some(lock(path)?)
+        }
+        Access::SignIn => None,
+    };
+    // Another process (a backup) may hold the file for a moment.
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .busy_timeout(Duration::from_secs(4))
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full);
+    let pool = |size| SqlitePoolOptions::new().max_connections(size).connect_with(options.clone());
+    let write = pool(1).await?;
+    if access == Access::Controller {
+        check(path, &write).await?;
+        super::migrate(sqlx::migrate!("src/store/migrations/sqlite"), &write).await?;
+    }
+    Ok(SqlStore { read: pool(4).await?, write, _lock: lock })
+}
+
+/// A file beside the store, because SQLite's own locks on the file come and go with each transaction.
+fn lock(path: &str) -> Result<File, OpenError> {
+    let lock_path = format!("{path}.lock");
+    let lock = File::create(&lock_path).map_err(|error| OpenError::File(lock_path.clone(), error))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked(path.to_owned())),
+        Err(TryLockError::Error(error)) => Err(OpenError::File(lock_path, error)),
+    }
+}
+
+async fn check(path: &str, pool: &Pool<Sqlite>) -> Result<(), OpenError> {
+    let finding: String = match sqlx::query_scalar("PRAGMA integrity_check(1)").fetch_one(pool).await {
+        Ok(finding) => finding,
+        Err(sqlx::Error::Database(error)) => error.to_string(),
+        Err(error) => return Err(error.into()),
+    };
+    if finding == "ok" { Ok(()) } else { Err(OpenError::Damaged { path: path.to_owned(), finding }) }
+}

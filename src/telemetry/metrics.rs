@@ -1,0 +1,153 @@
+//! Metrics. Labels are closed sets: no object names, no error texts.
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// Everything that is counted.
+pub struct Metrics {
+    registry: Registry,
+    /// Reconciles, by result.
+    pub reconciles: Family<ReconcileLabels, Counter>,
+    /// How long a reconcile takes, in seconds.
+    pub reconcile_duration: Histogram,
+    /// What the controller did, by effect.
+    pub effects: Family<EffectLabels, Counter>,
+    /// Events that were not published.
+    pub events_dropped: Counter,
+    /// Whether the objects are being watched: 0 while the CRD is missing.
+    pub watching: Gauge,
+    /// Live records, as of the last sweep.
+    pub records: Gauge,
+    /// Records without an object that the sweep has not removed yet.
+    pub orphans: Gauge,
+    /// 1 while the sweep finds more orphans than it may remove in one period.
+    pub sweep_guard: Gauge,
+    /// Sign-in checks, by outcome.
+    pub signin_checks: Family<CheckLabels, Counter>,
+    /// How long a sign-in check takes, in seconds.
+    pub signin_duration: Histogram,
+}
+
+/// The label of [`Metrics::reconciles`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReconcileLabels {
+    result: ReconcileResult,
+}
+
+/// How a reconcile ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum ReconcileResult {
+    Quiet,
+    Done,
+    Overtaken,
+    StoreFailed,
+    ApiFailed,
+    KeyInUse,
+    Internal,
+}
+
+/// The label of [`Metrics::effects`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct EffectLabels {
+    effect: Effects,
+}
+
+/// What the controller can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Effects {
+    FinalizerAdded,
+    FinalizerRemoved,
+    RecordWritten,
+    RecordRemoved,
+    RecordRepaired,
+    SecretHashed,
+    StatusWritten,
+}
+
+/// The label of [`Metrics::signin_checks`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CheckLabels {
+    outcome: CheckOutcome,
+}
+
+/// How a sign-in check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum CheckOutcome {
+    Allowed,
+    Refused,
+    Unavailable,
+}
+
+// === impl Metrics ===
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let seconds = || Histogram::new(exponential_buckets(0.000_1, 4.0, 9));
+        let mut metrics = Self {
+            registry: Registry::with_prefix("oauthconsumer"),
+            reconciles: Family::default(),
+            reconcile_duration: seconds(),
+            effects: Family::default(),
+            events_dropped: Counter::default(),
+            watching: Gauge::default(),
+            records: Gauge::default(),
+            orphans: Gauge::default(),
+            sweep_guard: Gauge::default(),
+            signin_checks: Family::default(),
+            signin_duration: seconds(),
+        };
+        let m = &mut metrics;
+        let r = &mut m.registry;
+        r.register("reconciles", "Reconciles, by result", m.reconciles.clone());
+        r.register_with_unit("reconcile_duration", "Time a reconcile takes", Unit::Seconds, m.reconcile_duration.clone());
+        r.register("effects", "What the controller did", m.effects.clone());
+        r.register("events_dropped", "Events that could not be published", m.events_dropped.clone());
+        r.register("watching", "1 while OAuthConsumers are watched, 0 while the CRD is missing", m.watching.clone());
+        r.register("records", "Live records, as of the last sweep", m.records.clone());
+        r.register("orphans", "Records without an object, as of the last sweep", m.orphans.clone());
+        r.register("sweep_guard", "1 while there are more orphans than one sweep may remove", m.sweep_guard.clone());
+        r.register("signin_checks", "Sign-in checks, by outcome", m.signin_checks.clone());
+        r.register_with_unit("signin_duration", "Time a sign-in check takes", Unit::Seconds, m.signin_duration.clone());
+        metrics
+    }
+}
+
+impl Metrics {
+    /// Counts an effect.
+    pub fn effect(&self, effect: Effects) {
+        self.effects.get_or_create(&EffectLabels { effect }).inc();
+    }
+
+    /// How often the controller did this.
+    #[must_use]
+    pub fn count_of(&self, effect: Effects) -> u64 {
+        self.effects.get_or_create(&EffectLabels { effect }).get()
+    }
+
+    /// Counts a reconcile.
+    pub fn reconciled(&self, result: ReconcileResult) {
+        self.reconciles.get_or_create(&ReconcileLabels { result }).inc();
+    }
+
+    /// Counts a sign-in check.
+    pub fn checked(&self, outcome: CheckOutcome) {
+        self.signin_checks.get_or_create(&CheckLabels { outcome }).inc();
+    }
+
+    /// All metrics in the [OpenMetrics text format](https://prometheus.io/docs/specs/om/open_metrics_spec/).
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String does not fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}

@@ -1,0 +1,11 @@
+//! What people and programs can see of a running process: logs, metrics, probes; and how it ends.
+
+mod admin;
+mod logs;
+mod metrics;
+mod shutdown;
+
+pub use admin::{AdminState, Readiness, serve};
+pub use logs::{LogFormat, init};
+pub use metrics::{CheckOutcome, Effects, Metrics, ReconcileResult};
+pub use shutdown::on_signal;
