@@ -70,6 +70,7 @@ start apiserver KILL "$bin/kube-apiserver" --etcd-servers "http://127.0.0.1:$cli
 
 # Nothing below can reach another cluster: a kubectl or client finds this kubeconfig and no other.
 export KUBECONFIG=$kubeconfig OAUTHCONSUMER_TEST_KUBECONFIG=$kubeconfig DEV_CONTROL_PLANE_DIR=$folder PATH=$bin:$PATH
+export KUBECACHEDIR=$folder/kube-cache # kubectl keeps what it learns of a server by address, and these never come back
 wait_for 90 kubectl --request-timeout 5s get --raw /readyz
 wait_for 30 kubectl --request-timeout 5s get namespace kube-system default # made after /readyz; the operator reads kube-system's UID
 

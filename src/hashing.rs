@@ -47,12 +47,12 @@ impl HashPool {
         .await?
     }
 
-    /// Whether one of the candidates is what the hash was made of. Always computes at least one hash.
+    /// Whether one of the candidates is what the hash was made of. Costs a hash for each, whichever it is.
     ///
     /// # Errors
     /// [`HashError`].
     pub async fn verify(&self, phc: Phc, candidates: Vec<SecretValue>) -> Result<bool, HashError> {
-        self.run(move || candidates.iter().any(|candidate| phc.verify(candidate.expose()))).await
+        self.run(move || candidates.iter().fold(false, |found, candidate| phc.verify(candidate.expose()) | found)).await
     }
 
     /// A hash of nothing, at the cost of any other: for refusals that must take as long.

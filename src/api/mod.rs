@@ -9,7 +9,7 @@ pub use resource::{OAuthConsumer, OAuthConsumerSpec, OAuthConsumerStatus, Publis
 pub use schema::crd;
 pub use status::{render, same_but_for_times};
 
-use crate::consumer::{ConsumerKey, Decision, Object, Published, SecretRef};
+use crate::consumer::{ConsumerKey, Object, SecretRef};
 
 /// The finalizer that keeps an object until its record is removed.
 pub const FINALIZER: &str = "oauthconsumers.dev/record";
@@ -21,29 +21,22 @@ impl OAuthConsumer {
     #[must_use]
     pub fn observed(&self) -> Object {
         let (metadata, spec) = (&self.metadata, &self.spec);
-        let status = self.status.clone().unwrap_or_default();
+        let (ours, other_finalizers): (Vec<_>, Vec<_>) =
+            metadata.finalizers.iter().flatten().cloned().partition(|finalizer| finalizer == FINALIZER);
         Object {
             namespace: metadata.namespace.clone().unwrap_or_default(),
             name: metadata.name.clone().unwrap_or_default(),
             generation: metadata.generation.unwrap_or_default(),
             deleting: metadata.deletion_timestamp.is_some(),
-            has_finalizer: metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER),
+            has_finalizer: !ours.is_empty(),
+            other_finalizers,
             consumer_name: spec.name.clone(),
             secret_ref: SecretRef { name: spec.secret_ref.name.clone(), key: spec.secret_ref.key.clone() },
             approved: spec.approved,
             hold: spec.hold.clone(),
             // The schema lets only well-formed keys in.
             adopted_key: spec.consumer_key.as_deref().and_then(|key| ConsumerKey::parse(key).ok()),
-            published: Published {
-                consumer_key: status.consumer_key,
-                state: status.state.map(Into::into),
-                decision: status.decision.map(|decision| Decision {
-                    approved: decision.approved,
-                    by: decision.by,
-                    at: decision.at.0,
-                    generation: decision.generation,
-                }),
-            },
+            published_key: self.status.as_ref().and_then(|status| status.consumer_key.clone()),
         }
     }
 }

@@ -3,7 +3,9 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use super::schema;
 use crate::consumer::State;
@@ -56,7 +58,7 @@ pub struct OAuthConsumerSpec {
     /// 1 to 255 characters, none of them a control, bidirectional or zero-width character.
     #[schemars(length(min = 1, max = 255))]
     #[x_kube(
-        validation = Rule::new(r"!self.matches('[\\p{Cc}\\p{Cf}\\p{Zl}\\p{Zp}]')")
+        validation = Rule::new(schema::IS_PLAIN_TEXT)
             .message("a consumer name must not contain control, bidirectional or zero-width characters")
     )]
     pub name: String,
@@ -70,8 +72,10 @@ pub struct OAuthConsumerSpec {
     pub approved: Option<bool>,
 
     /// Stops sign-in at once, whatever `approved` says, and says why. Any editor may set it, only an approver may lift it.
+    /// 1 to 1024 characters, none of them a control, bidirectional or zero-width character.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
+    #[x_kube(validation = Rule::new(schema::IS_PLAIN_TEXT).message("a hold must not contain control, bidirectional or zero-width characters"))]
     pub hold: Option<String>,
 
     /// An existing consumer key to bring along, from another system or a rebuilt cluster. Only at creation; it must be
@@ -109,7 +113,7 @@ pub struct OAuthConsumerStatus {
     pub consumer_key: Option<String>,
 
     /// The decision as honoured.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub state: Option<PublishedState>,
 
     /// The generation of the spec that this status speaks of.
@@ -117,12 +121,12 @@ pub struct OAuthConsumerStatus {
     pub observed_generation: Option<i64>,
 
     /// The last decision.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub decision: Option<PublishedDecision>,
 
     /// Ready: the store holds exactly what this object says. Approved: sign-in is allowed. SecretReady: the Secret
     /// holds a usable value. Stalled: only the user can help; absent otherwise.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
 }
@@ -162,6 +166,11 @@ pub enum PublishedState {
     Revoked,
 }
 
+/// What cannot be read in a status is as good as absent: one odd object must not keep a whole list from being read.
+fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(deserializer: D) -> Result<T, D::Error> {
+    Ok(serde_json::from_value(Value::deserialize(deserializer)?).unwrap_or_default())
+}
+
 // === impl SecretReference ===
 
 impl SecretReference {
@@ -171,18 +180,6 @@ impl SecretReference {
 }
 
 // === impl PublishedState ===
-
-impl From<PublishedState> for State {
-    fn from(state: PublishedState) -> Self {
-        match state {
-            PublishedState::AwaitingApproval => Self::AwaitingApproval,
-            PublishedState::Approved => Self::Approved,
-            PublishedState::Disapproved => Self::Disapproved,
-            PublishedState::OnHold => Self::OnHold,
-            PublishedState::Revoked => Self::Revoked,
-        }
-    }
-}
 
 impl PublishedState {
     /// The state to publish; none for records that no object stands behind.

@@ -13,6 +13,9 @@ use super::OAuthConsumer;
 pub(super) const KEY_IS_IMMUTABLE: &str = "!has(oldSelf.status) || !has(oldSelf.status.consumerKey) \
     || (has(self.status) && has(self.status.consumerKey) && self.status.consumerKey == oldSelf.status.consumerKey)";
 
+/// No control, bidirectional or zero-width characters. NUL, for one, is a character that no PostgreSQL column takes.
+pub(super) const IS_PLAIN_TEXT: &str = r"!self.matches('[\\p{Cc}\\p{Cf}\\p{Zl}\\p{Zp}]')";
+
 /// The schema of `metav1.Condition`, with the bounds that Kubernetes gives it, as a list-map by type.
 pub(super) fn conditions(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
@@ -63,7 +66,7 @@ pub fn crd() -> CustomResourceDefinition {
 }
 
 /// An optional field is absent or has a value. Null would be a third thing, which rules and policies would have to think
-/// of; without `nullable` the API server drops it.
+/// of; without `nullable` the API server refuses it.
 fn refuse_null(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
     schema.properties.iter_mut().flat_map(BTreeMap::values_mut).for_each(refuse_null);

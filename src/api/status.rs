@@ -4,23 +4,27 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::{OAuthConsumerStatus, PublishedDecision, PublishedState};
-use crate::consumer::{Statement, Verdict};
+use crate::consumer::{Committed, Statement, Verdict};
 
 /// The status to publish. What the statement knows nothing new of stays as it was; `lastTransitionTime` moves only
 /// when a condition's status does.
 #[must_use]
 pub fn render(old: &OAuthConsumerStatus, statement: &Statement, generation: i64, now: Timestamp) -> OAuthConsumerStatus {
     let mut new = OAuthConsumerStatus { observed_generation: Some(generation), conditions: Vec::new(), ..old.clone() };
-    if let Some((key, state, decision)) = &statement.committed {
-        // The API server refuses another key than the published one; whoever is to blame, it is not overwritten.
-        new.consumer_key.get_or_insert_with(|| key.clone());
-        new.state = PublishedState::of(*state);
-        new.decision = decision.as_ref().map(|decision| PublishedDecision {
-            approved: decision.approved,
-            by: decision.by.clone(),
-            at: Time(decision.at),
-            generation: decision.generation,
-        });
+    match &statement.committed {
+        Committed::Unknown => {}
+        Committed::Nothing => (new.state, new.decision) = (None, None),
+        Committed::Record { key, state, decision } => {
+            // The API server refuses another key than the published one.
+            new.consumer_key.get_or_insert_with(|| key.to_string());
+            new.state = PublishedState::of(*state);
+            new.decision = decision.as_ref().map(|decision| PublishedDecision {
+                approved: decision.approved,
+                by: decision.by.clone(),
+                at: Time(decision.at),
+                generation: decision.generation,
+            });
+        }
     }
     let previous = |kind: &str| old.conditions.iter().find(|condition| condition.type_ == kind);
     let mut set = |kind: &str, verdict: &Verdict| {
@@ -66,7 +70,7 @@ pub fn same_but_for_times(a: &OAuthConsumerStatus, b: &OAuthConsumerStatus) -> b
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::consumer::{Reason, State, Truth};
+    use crate::consumer::{ConsumerKey, Reason, State, Truth};
 
     fn verdict(status: Truth, reason: Reason) -> Verdict {
         Verdict { status, reason, message: String::new() }
@@ -74,7 +78,11 @@ mod tests {
 
     fn statement(ready: Truth) -> Statement {
         Statement {
-            committed: Some(("a-consumer-key".into(), State::Approved, None)),
+            committed: Committed::Record {
+                key: ConsumerKey::parse("a-consumer-key").unwrap(),
+                state: State::Approved,
+                decision: None,
+            },
             ready: verdict(ready, Reason::Synced),
             approved: verdict(Truth::True, Reason::Approved),
             secret_ready: Some(verdict(Truth::True, Reason::Accepted)),
@@ -114,7 +122,7 @@ mod tests {
     fn a_failure_keeps_what_was_committed_and_leaves_the_secrets_condition_alone() {
         let good = render(&OAuthConsumerStatus::default(), &statement(Truth::True), 1, at(100));
         let failed = Statement {
-            committed: None,
+            committed: Committed::Unknown,
             ready: verdict(Truth::False, Reason::StoreUnavailable),
             approved: verdict(Truth::Unknown, Reason::StoreUnavailable),
             secret_ready: None,

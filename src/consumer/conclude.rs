@@ -1,6 +1,8 @@
 //! What may be claimed after a reconcile, and when to come back. Pure: status can only come from what really happened.
 
-use super::{Decision, EventReason, Object, Observed, Reason, Record, SecretOutcome, SecretProblem, SecretRef, State, Stored};
+use super::{
+    ConsumerKey, Decision, EventReason, Object, Observed, Reason, Record, SecretOutcome, SecretProblem, SecretRef, State, Stored,
+};
 
 /// What really happened.
 #[derive(Clone, Debug, Default)]
@@ -62,19 +64,37 @@ pub struct Notice {
     pub note: String,
 }
 
-/// A status to be. `None` means: nothing new is known, what was published stays.
+/// A status to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statement {
-    /// Key, state and decision, as committed.
-    pub committed: Option<(String, State, Option<Decision>)>,
+    /// What the store is known to hold.
+    pub committed: Committed,
     /// The condition `Ready`.
     pub ready: Verdict,
     /// The condition `Approved`.
     pub approved: Verdict,
-    /// The condition `SecretReady`.
+    /// The condition `SecretReady`; none if nothing new is known of the Secret.
     pub secret_ready: Option<Verdict>,
     /// The condition `Stalled`, present only when it is true.
     pub stalled: Option<Verdict>,
+}
+
+/// What the store is known to hold for an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Committed {
+    /// Nobody can tell: what was published stays.
+    Unknown,
+    /// No record to sign in with.
+    Nothing,
+    /// This record.
+    Record {
+        /// Its key.
+        key: ConsumerKey,
+        /// Its state.
+        state: State,
+        /// Its decision.
+        decision: Option<Decision>,
+    },
 }
 
 /// A condition's content.
@@ -114,41 +134,31 @@ pub fn conclude(seen: &Observed, outcome: &Outcome) -> Conclusion {
 }
 
 fn statement(seen: &Observed, object: &Object, outcome: &Outcome) -> Option<Statement> {
-    let blocked = |reason, message: &str| Statement {
-        committed: None,
-        ready: Verdict::new(Truth::False, reason, message),
+    let unknown = |ready, reason, message: &str| Statement {
+        committed: Committed::Unknown,
+        ready: Verdict::new(ready, reason, message),
         approved: Verdict::new(Truth::Unknown, reason, message),
         secret_ready: None,
         stalled: None,
     };
     match &outcome.failure {
         Some(Failure::Overtaken(_)) => None,
-        None if object.deleting => None,
-        Some(failure) if object.deleting => {
-            let cause = match failure {
-                Failure::Store(_) => "the store does not answer",
-                _ => "the operator could not finish",
-            };
-            let message = format!(
-                "the record could not be removed yet because {cause}; sign-in may still be possible until it is; retrying"
-            );
-            Some(blocked(Reason::DeletionBlocked, &message))
-        }
+        failure if object.deleting => deletion(object, outcome, failure.as_ref()),
         Some(Failure::Store(_)) => {
-            Some(blocked(Reason::StoreUnavailable, "the store does not answer, so nothing can be said or changed; retrying"))
+            let message = "the store does not answer, so nothing can be said or changed; retrying";
+            Some(unknown(Truth::False, Reason::StoreUnavailable, message))
         }
         Some(Failure::KeyInUse(key)) => {
-            let message = format!(
-                "the key {key} belongs, or once belonged, to another consumer; delete this object and choose another key"
-            );
-            Some(refused(Reason::KeyInUse, &message))
+            let message = if object.adopted_key.is_some() {
+                format!("the key {key} belongs, or once belonged, to another consumer; delete this object and choose another key")
+            } else {
+                format!("the key {key} of this object was brought along by another consumer; delete that one, then this one")
+            };
+            Some(refused(Reason::KeyInUse, &message, Truth::True))
         }
-        Some(Failure::Api(message)) => {
-            Some(Statement { ready: Verdict::new(Truth::Unknown, Reason::Pending, message), ..blocked(Reason::Pending, message) })
-        }
+        Some(Failure::Api(message)) => Some(unknown(Truth::Unknown, Reason::Pending, message)),
         Some(Failure::Internal(_)) => {
-            let message = "the operator failed and tries again; its log says why";
-            Some(Statement { ready: Verdict::new(Truth::Unknown, Reason::Pending, message), ..blocked(Reason::Pending, message) })
+            Some(unknown(Truth::Unknown, Reason::Pending, "the operator failed and tries again; its log says why"))
         }
         None if seen.has_foreign_key(object) => {
             let message = format!(
@@ -156,20 +166,42 @@ fn statement(seen: &Observed, object: &Object, outcome: &Outcome) -> Option<Stat
                  without a status",
                 seen.key_of(object)
             );
-            Some(refused(Reason::ForeignKey, &message))
+            Some(refused(Reason::ForeignKey, &message, Truth::True))
         }
         None => outcome.record.as_ref().map(|stored| from_record(seen, object, &stored.record)),
     }
 }
 
-/// There is no record, and only the user can help.
-fn refused(reason: Reason, message: &str) -> Statement {
+/// What there is to say about an object on its way out; nothing if it goes at once.
+fn deletion(object: &Object, outcome: &Outcome, failure: Option<&Failure>) -> Option<Statement> {
+    let removed = outcome.record.as_ref().is_some_and(|stored| stored.record.is_removed());
+    let message = match failure {
+        None if object.other_finalizers.is_empty() => return None,
+        None => format!("the record is removed; the object waits for others to finish: {}", object.other_finalizers.join(", ")),
+        Some(_) if removed => "the record is removed, but the object could not be let go yet; retrying".to_owned(),
+        Some(failure) => {
+            let cause =
+                if matches!(failure, Failure::Store(_)) { "the store does not answer" } else { "the operator could not finish" };
+            let message = format!("the record could not be removed yet because {cause}; sign-in may still be possible; retrying");
+            let approved = Verdict::new(Truth::Unknown, Reason::DeletionBlocked, &*message);
+            return Some(Statement {
+                committed: Committed::Unknown,
+                approved,
+                ..refused(Reason::DeletionBlocked, &message, Truth::False)
+            });
+        }
+    };
+    Some(refused(Reason::DeletionBlocked, &message, Truth::False))
+}
+
+/// There is no record to sign in with. Stalled if only the user can help.
+fn refused(reason: Reason, message: &str, stalled: Truth) -> Statement {
     Statement {
-        committed: None,
+        committed: Committed::Nothing,
         ready: Verdict::new(Truth::False, reason, message),
         approved: Verdict::new(Truth::False, reason, message),
         secret_ready: None,
-        stalled: Some(Verdict::new(Truth::True, reason, message)),
+        stalled: (stalled == Truth::True).then(|| Verdict::new(Truth::True, reason, message)),
     }
 }
 
@@ -207,6 +239,7 @@ fn from_record(seen: &Observed, object: &Object, record: &Record) -> Statement {
     };
     let stalled = match &record.secret {
         SecretOutcome::Refused(problem) if !problem.may_pass() => Some(Verdict { status: Truth::True, ..secret_ready.clone() }),
+        SecretOutcome::Accepted(_) if record.state == State::Revoked => Some(Verdict { status: Truth::True, ..decided.clone() }),
         _ => None,
     };
     // An unusable secret comes first: deciding would not help before it is mended.
@@ -218,7 +251,7 @@ fn from_record(seen: &Observed, object: &Object, record: &Record) -> Statement {
         (Verdict::new(Truth::True, Reason::Synced, "the store holds exactly what this object says"), decided)
     };
     Statement {
-        committed: Some((record.consumer_key.to_string(), record.state, record.decision.clone())),
+        committed: Committed::Record { key: record.consumer_key.clone(), state: record.state, decision: record.decision.clone() },
         ready,
         approved,
         secret_ready: Some(secret_ready),
@@ -233,68 +266,66 @@ fn notices(seen: &Observed, outcome: &Outcome) -> Vec<Notice> {
     if outcome.cluster_restored {
         say(
             EventReason::ClusterRestored,
-            "the cluster shows an older version than the store has seen, so it was restored from a backup; every hash is compared with its Secret once".into(),
+            "the cluster shows an older version than the store has seen, so it was restored from a backup; \
+             every hash is compared with its Secret once"
+                .into(),
         );
     }
-    let Some(after) = &outcome.record else { return notices };
-    if seen.record.as_ref().is_some_and(|before| before.version == after.version) {
-        return notices;
-    }
-    let (before, after) = (seen.live(), &after.record);
-
-    if after.is_removed() {
-        if before.is_some() {
-            say(
-                EventReason::RecordRemoved,
-                format!("the record of key {} is removed; nobody can sign in with it again", after.consumer_key),
-            );
+    let written =
+        outcome.record.as_ref().filter(|after| seen.record.as_ref().is_none_or(|before| before.version != after.version));
+    let Some(after) = written.map(|stored| &stored.record) else { return notices };
+    let key = &after.consumer_key;
+    match seen.live() {
+        Some(_) if after.is_removed() => {
+            say(EventReason::RecordRemoved, format!("the record of key {key} is removed; nobody can sign in with it again"));
         }
-        return notices;
-    }
-    match before {
-        None if seen.object.as_ref().is_some_and(|object| object.published.consumer_key.is_some()) => {
-            say(
-                EventReason::RecordRepaired,
-                format!("the record of key {} was missing and is written again", after.consumer_key),
-            );
+        None if after.is_removed() => {}
+        // The key was published before, so this is no new consumer, and its decision no new one.
+        None if seen.object.as_ref().is_some_and(|object| object.published_key.is_some()) => {
+            say(EventReason::RecordRepaired, format!("the record of key {key} was missing and is written again"));
         }
-        None => say(EventReason::KeyGenerated, format!("the consumer key is {}", after.consumer_key)),
-        Some(stored) if !stored.intact => {
-            say(
-                EventReason::RecordRepaired,
-                format!("the record of key {} had been edited in the store and is put right", after.consumer_key),
-            );
+        None => {
+            say(EventReason::KeyGenerated, format!("the consumer key is {key}"));
+            changes(seen, None, after, &mut say);
         }
-        Some(_) => {}
-    }
-    let old_state = before.map(|stored| stored.record.state);
-    if old_state == Some(State::OnHold) && after.state != State::OnHold {
-        say(EventReason::HoldLifted, "the hold is lifted".into());
-    }
-    if old_state != Some(after.state) {
-        match (old_state, after.state) {
-            (_, State::Approved) => say(EventReason::Approved, "sign-in is approved".into()),
-            (_, State::Disapproved) => say(EventReason::Disapproved, "sign-in is disapproved".into()),
-            (Some(State::Approved), State::AwaitingApproval) => {
-                say(EventReason::Disapproved, "the approval is withdrawn; sign-in waits for a new one".into());
+        Some(before) => {
+            if !before.intact {
+                say(
+                    EventReason::RecordRepaired,
+                    format!("the record of key {key} had been edited in the store and is put right"),
+                );
             }
-            (_, State::OnHold) => {
-                say(EventReason::Held, format!("sign-in is on hold: {}", after.hold.as_deref().unwrap_or_default()));
-            }
-            (_, State::Revoked) => say(EventReason::Revoked, "sign-in is revoked".into()),
-            (_, State::AwaitingApproval | State::OutOfScope | State::Removed) => {}
+            changes(seen, Some(&before.record), after, &mut say);
         }
-    }
-    match (before.map(|stored| &stored.record.secret), &after.secret) {
-        (old, SecretOutcome::Refused(problem)) if old != Some(&after.secret) => {
-            say(EventReason::SecretUnusable, unusable(seen, *problem));
-        }
-        (Some(old), SecretOutcome::Accepted(_)) if *old != after.secret => {
-            say(EventReason::SecretChanged, "the Secret's value is accepted and in use".into());
-        }
-        _ => {}
     }
     notices
+}
+
+/// What changed about decision, hold and secret.
+fn changes(seen: &Observed, before: Option<&Record>, after: &Record, say: &mut impl FnMut(EventReason, String)) {
+    let decided = |record: &Record| record.decision.as_ref().map(|decision| decision.approved);
+    match (before.and_then(decided), decided(after)) {
+        (before, after) if before == after => {}
+        (_, Some(true)) => say(EventReason::Approved, format!("approved in generation {}", after.generation)),
+        (_, Some(false)) => say(EventReason::Disapproved, format!("disapproved in generation {}", after.generation)),
+        (_, None) => say(EventReason::Disapproved, format!("the approval is withdrawn in generation {}", after.generation)),
+    }
+    match (before.and_then(|record| record.hold.as_ref()), &after.hold) {
+        (before, after) if before == after.as_ref() => {}
+        (_, Some(why)) => say(EventReason::Held, format!("sign-in is on hold: {why}")),
+        (_, None) => say(EventReason::HoldLifted, "the hold is lifted".into()),
+    }
+    if after.revocation.is_some() && before.is_some_and(|record| record.revocation.is_none()) {
+        say(EventReason::Revoked, "sign-in is revoked".into());
+    }
+    match (before.map(|record| &record.secret), &after.secret) {
+        (before, after) if before == Some(after) => {}
+        (_, SecretOutcome::Refused(problem)) => say(EventReason::SecretUnusable, unusable(seen, *problem)),
+        (Some(_), SecretOutcome::Accepted(_)) => {
+            say(EventReason::SecretChanged, "the Secret's value is accepted and in use".into());
+        }
+        (None, SecretOutcome::Accepted(_)) => {}
+    }
 }
 
 fn unusable(seen: &Observed, problem: SecretProblem) -> String {

@@ -103,7 +103,6 @@ impl Plan {
 
 impl Draft {
     fn new(seen: &Observed, object: &Object) -> Self {
-        let recorded = seen.live().map(|stored| &stored.record);
         // What an edited row says about decision and hash proves nothing.
         let trusted = seen.live().filter(|stored| stored.intact).map(|stored| &stored.record);
 
@@ -111,9 +110,12 @@ impl Draft {
             Some(decision) if decision.approved == approved => DecisionDraft::Keep(decision),
             _ => DecisionDraft::New { approved },
         });
-        let newly_approved = decision == Some(DecisionDraft::New { approved: true });
-        let revocation = recorded
-            .and_then(|record| record.revocation.clone())
+        // A revocation is sticky, in tombstones and edited rows, too: it goes only with a decision that is known to be new.
+        let newly_approved = trusted.is_some() && decision == Some(DecisionDraft::New { approved: true });
+        let revocation = seen
+            .record
+            .as_ref()
+            .and_then(|stored| stored.record.revocation.clone())
             .filter(|revocation| !(newly_approved && object.generation > revocation.generation));
         let state = match (&revocation, &object.hold, object.approved) {
             (Some(_), _, _) => State::Revoked,
@@ -160,7 +162,10 @@ fn secret(seen: &Observed, trusted: Option<&Record>) -> SecretDraft {
     match &seen.secret {
         SecretSeen::Missing => SecretDraft::Refuse(SecretProblem::NotFound, None),
         SecretSeen::Read(source, Err(problem)) => SecretDraft::Refuse(*problem, Some(source.clone())),
-        SecretSeen::Unread(source) if recorded(source) => SecretDraft::Keep(Some(source.clone())),
+        // The floor is a setting: what was too short for the last process may do for this one, so it is read again.
+        SecretSeen::Unread(source) if recorded(source) && !trusted.is_some_and(is_too_short) => {
+            SecretDraft::Keep(Some(source.clone()))
+        }
         SecretSeen::Read(source, Ok(_))
             if seen.hash_is_known || (recorded(source) && trusted.is_some_and(|r| r.phc().is_some())) =>
         {
@@ -168,4 +173,8 @@ fn secret(seen: &Observed, trusted: Option<&Record>) -> SecretDraft {
         }
         SecretSeen::Unread(source) | SecretSeen::Read(source, Ok(_)) => SecretDraft::Accept(source.clone()),
     }
+}
+
+fn is_too_short(record: &Record) -> bool {
+    record.secret == SecretOutcome::Refused(SecretProblem::TooShort)
 }

@@ -14,10 +14,10 @@ mod reason;
 mod record;
 mod secret;
 
-pub use conclude::{Again, Conclusion, Failure, Notice, Outcome, Statement, Truth, Verdict, conclude};
+pub use conclude::{Again, Committed, Conclusion, Failure, Notice, Outcome, Statement, Truth, Verdict, conclude};
 pub use decide::{DecisionDraft, Draft, Effect, Plan, SecretDraft, decide};
 pub use key::{ConsumerKey, InvalidKey};
-pub use observed::{Object, Observed, Published, SecretRef, SecretSeen};
+pub use observed::{Object, Observed, SecretRef, SecretSeen};
 pub use phc::{HashCost, Phc, PhcError};
 pub use reason::{EventReason, Reason};
 pub use record::{Decision, Owner, Record, Revocation, SecretOutcome, SecretSource, State, Stored};

@@ -1,6 +1,6 @@
 //! What was seen before a decision, in the words of the domain.
 
-use super::{ConsumerKey, Decision, Owner, Record, SecretLimits, SecretProblem, SecretSource, SecretValue, State, Stored};
+use super::{ConsumerKey, Owner, SecretLimits, SecretProblem, SecretSource, SecretValue, Stored};
 
 /// Everything a decision rests on. Two controllers that observe the same decide the same.
 #[derive(Clone)]
@@ -34,6 +34,8 @@ pub struct Object {
     pub deleting: bool,
     /// Whether our finalizer is on it.
     pub has_finalizer: bool,
+    /// The finalizers of others.
+    pub other_finalizers: Vec<String>,
     /// `spec.name`.
     pub consumer_name: String,
     /// `spec.secretRef`.
@@ -44,19 +46,8 @@ pub struct Object {
     pub hold: Option<String>,
     /// `spec.consumerKey`: a key brought along.
     pub adopted_key: Option<ConsumerKey>,
-    /// What its status already says.
-    pub published: Published,
-}
-
-/// What a status says that only the store can know.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Published {
-    /// `status.consumerKey`.
-    pub consumer_key: Option<String>,
-    /// `status.state`.
-    pub state: Option<State>,
-    /// `status.decision`.
-    pub decision: Option<Decision>,
+    /// `status.consumerKey`: the key that was published.
+    pub published_key: Option<String>,
 }
 
 /// Which Secret, and which key in it.
@@ -98,18 +89,19 @@ impl Observed {
     /// Whether the object's status carries a key that is not its own: forged, or restored from a backup of another object.
     #[must_use]
     pub fn has_foreign_key(&self, object: &Object) -> bool {
-        object.published.consumer_key.as_deref().is_some_and(|published| published != self.key_of(object).as_str())
+        object.published_key.as_deref().is_some_and(|published| published != self.key_of(object).as_str())
     }
 
     /// Whether a look shows an older version than the record rests on. Versions only grow, so the cluster's etcd was
-    /// restored from a backup, and versions prove nothing any more.
+    /// restored from a backup, and versions prove nothing any more. Not asked again once the recorded version is forgotten.
     #[must_use]
     pub fn shows_restored_cluster(&self) -> bool {
-        let Some(Record { generation, secret_source, .. }) = self.live().map(|stored| &stored.record) else { return false };
-        let rewound_object = self.object.as_ref().is_some_and(|object| object.generation < *generation);
-        let rewound_secret = match (&self.secret, secret_source) {
-            (SecretSeen::Read(now, _), Some(then)) if now.uid == then.uid => older(&now.resource_version, &then.resource_version),
-            _ => false,
+        let Some(record) = self.live().filter(|stored| stored.intact).map(|stored| &stored.record) else { return false };
+        let Some(then) = record.secret_source.as_ref().filter(|then| !then.resource_version.is_empty()) else { return false };
+        let rewound_object = self.object.as_ref().is_some_and(|object| object.generation < record.generation);
+        let rewound_secret = match &self.secret {
+            SecretSeen::Read(now, _) => now.uid == then.uid && older(&now.resource_version, &then.resource_version),
+            SecretSeen::Missing | SecretSeen::Unread(_) => false,
         };
         rewound_object || rewound_secret
     }

@@ -163,6 +163,16 @@ impl Record {
 // === impl Stored ===
 
 impl Stored {
+    /// The record as one that nobody looks after any more. What an edited row says is not carried on under a new checksum.
+    #[must_use]
+    pub fn out_of_scope(self) -> Record {
+        let record = Record { state: State::OutOfScope, ..self.record };
+        if self.intact {
+            return record;
+        }
+        Record { decision: None, secret_source: None, secret: SecretOutcome::Refused(SecretProblem::NotFound), ..record }
+    }
+
     /// Whether a consumer with the right secret may sign in.
     #[must_use]
     pub fn admits(&self) -> bool {

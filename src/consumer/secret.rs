@@ -139,8 +139,9 @@ impl SecretProblem {
             Self::TooLong => format!("the value of {key:?} in Secret {secret:?} is longer than {max} bytes; use {min} to {max}"),
             Self::NotUtf8 => format!("the value of {key:?} in Secret {secret:?} is not UTF-8 text"),
             Self::TrailingNewline => format!(
-                "the value of {key:?} in Secret {secret:?} ends with a newline, which clients do not send; create it without: \
-                 printf %s \"$VALUE\" | kubectl create secret generic {secret} --from-file={key}=/dev/stdin"
+                "the value of {key:?} in Secret {secret:?} ends with a newline, which clients do not send; replace it by one without: \
+                 printf %s \"$VALUE\" | kubectl create secret generic {secret} --from-file={key}=/dev/stdin \
+                 --dry-run=client -o yaml | kubectl apply -f -"
             ),
             Self::SurroundingWhitespace => {
                 format!("the value of {key:?} in Secret {secret:?} begins or ends with white space; remove it")
@@ -207,7 +208,10 @@ mod tests {
     #[test]
     fn the_newline_message_says_how_to_fix_it() {
         let message = SecretProblem::TrailingNewline.message("jazz-oauth", "consumerSecret", SecretLimits::default());
-        assert!(message.contains("kubectl create secret generic jazz-oauth --from-file=consumerSecret=/dev/stdin"), "{message}");
+        assert!(
+            message.contains("kubectl create secret generic jazz-oauth --from-file=consumerSecret=/dev/stdin --dry-run=client"),
+            "{message}"
+        );
     }
 
     #[test]

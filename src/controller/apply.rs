@@ -35,17 +35,24 @@ pub(super) async fn apply(ctx: &Context, look: &mut Look, plan: Plan) -> Outcome
 async fn one(ctx: &Context, look: &mut Look, effect: Effect, record: &mut Option<Stored>) -> Result<(), Failure> {
     let done = match effect {
         Effect::AddFinalizer => {
+            let generation = look.object.metadata.generation;
             look.object = Arc::new(patch::finalizer(&ctx.client, &look.object, true).await?);
             ctx.own_writes.remember(&look.seen.owner.uid, look.object.metadata.resource_version.as_deref());
+            if look.object.metadata.generation != generation {
+                return Err(Failure::Overtaken("admission changed the spec; looking again".into()));
+            }
             Effects::FinalizerAdded
         }
         Effect::RemoveFinalizer => {
-            patch::finalizer(&ctx.client, &look.object, false).await?;
+            look.object = Arc::new(patch::finalizer(&ctx.client, &look.object, false).await?);
             Effects::FinalizerRemoved
         }
         Effect::WriteRecord(draft) => {
             let Some(object) = look.seen.object.clone() else { return Err(Failure::Internal("nothing to record".into())) };
-            let repairs = look.seen.live().is_some_and(|stored| !stored.intact);
+            let repairs = match look.seen.live() {
+                Some(stored) => !stored.intact,
+                None => object.published_key.is_some(),
+            };
             *record = Some(write(ctx, look, &object, *draft).await?);
             if repairs { Effects::RecordRepaired } else { Effects::RecordWritten }
         }
@@ -61,8 +68,11 @@ async fn one(ctx: &Context, look: &mut Look, effect: Effect, record: &mut Option
 async fn write(ctx: &Context, look: &Look, object: &Object, draft: Draft) -> Result<Stored, Failure> {
     let seen = &look.seen;
     // Before a hash is spent: a key brought along may be taken.
-    if seen.record.is_none() && object.adopted_key.is_some() && ctx.store.by_key(&draft.consumer_key).await?.is_some() {
-        return Err(StoreError::KeyInUse(draft.consumer_key).into());
+    if seen.record.is_none() && object.adopted_key.is_some() {
+        let holder = ctx.store.by_key(&draft.consumer_key).await?;
+        if holder.is_some_and(|stored| stored.record.owner != seen.owner) {
+            return Err(StoreError::KeyInUse(draft.consumer_key).into());
+        }
     }
     let (secret_source, secret) = match draft.secret {
         SecretDraft::Keep(source) => {
@@ -100,7 +110,7 @@ async fn hash(ctx: &Context, look: &Look) -> Result<Phc, Failure> {
     let SecretSeen::Read(_, Ok(value)) = &look.seen.secret else {
         return Err(Failure::Internal("the Secret was not read".into()));
     };
-    let recorded = look.seen.live().and_then(|stored| stored.record.phc().cloned());
+    let recorded = look.seen.live().filter(|stored| stored.intact).and_then(|stored| stored.record.phc().cloned());
     let phc = ctx.hashing.renew(recorded, value.clone()).await?;
     ctx.metrics.effect(Effects::SecretHashed);
     ctx.known_hashes.remember(&look.seen.owner.uid, phc.clone(), ctx.fingerprints.of(value));
@@ -113,8 +123,8 @@ async fn bury(ctx: &Context, look: &Look) -> Result<Stored, Failure> {
     let record = match (&seen.record, &seen.object) {
         (Some(stored), _) => stored.record.clone(),
         (None, Some(object)) => Record {
-            // Its own key, whatever it brought along: a key that was never given is not used up.
-            consumer_key: ConsumerKey::derive(&seen.owner.cluster_id, &seen.owner.uid),
+            // A key that nobody else can have: the one it would have had was never given, and is not used up.
+            consumer_key: ConsumerKey::derive(&seen.owner.cluster_id, &format!("removed/{}", seen.owner.uid)),
             owner: seen.owner.clone(),
             installation: seen.installation.clone(),
             namespace: object.namespace.clone(),

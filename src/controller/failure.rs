@@ -1,5 +1,7 @@
 //! Errors of the API server and the store, classified once.
 
+use kube::core::Status;
+
 use crate::consumer::Failure;
 use crate::hashing::HashError;
 use crate::store::StoreError;
@@ -9,7 +11,7 @@ impl From<StoreError> for Failure {
         match error {
             StoreError::Swapped => Self::Overtaken(error.to_string()),
             StoreError::KeyInUse(key) => Self::KeyInUse(key.to_string()),
-            StoreError::Unavailable(_) | StoreError::Unreadable(_) => Self::Store(error.to_string()),
+            StoreError::Unavailable(_) => Self::Store(error.to_string()),
         }
     }
 }
@@ -23,15 +25,20 @@ impl From<HashError> for Failure {
 /// Classifies an answer of the API server to `verb` on `what`.
 pub(super) fn api(verb: &str, what: &str, error: &kube::Error) -> Failure {
     let text = format!("failed to {verb} {what}: {}", message(error));
+    // A 422 that names causes is the schema's: the API server refuses what we say, and will again.
+    let refused = |status: &Status| status.details.as_ref().is_some_and(|details| !details.causes.is_empty());
     match error {
         // 409: the resourceVersion has moved on; 422: the UID is another one; 404: it is gone. The watch tells the rest.
-        kube::Error::Api(status) if matches!(status.code, 404 | 409 | 422) && verb == "patch" => Failure::Overtaken(text),
+        kube::Error::Api(status) if verb == "patch" && matches!(status.code, 404 | 409 | 422) && !refused(status) => {
+            Failure::Overtaken(text)
+        }
         _ => Failure::Api(text),
     }
 }
 
-/// The message without kube's decoration, cut to what a status can carry.
-pub(super) fn message(error: &kube::Error) -> String {
+/// The message of an error without kube's decoration, cut to what a status can carry.
+#[must_use]
+pub fn message(error: &kube::Error) -> String {
     let text = match error {
         kube::Error::Api(status) => status.message.clone(),
         other => other.to_string(),

@@ -1,6 +1,6 @@
 //! What a controller remembers between reconciles. All of it may be lost: it saves work, and nothing rests on it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -35,8 +35,8 @@ impl KnownHashes {
         locked(&self.0).get(uid).is_some_and(|(known, fingerprint)| known == phc && *fingerprint == of)
     }
 
-    pub(super) fn forget(&self, uid: &str) {
-        locked(&self.0).remove(uid);
+    pub(super) fn retain(&self, uids: &HashSet<String>) {
+        locked(&self.0).retain(|uid, _| uids.contains(uid));
     }
 }
 
@@ -61,8 +61,8 @@ impl OwnWrites {
         older
     }
 
-    pub(super) fn forget(&self, uid: &str) {
-        locked(&self.0).remove(uid);
+    pub(super) fn retain(&self, uids: &HashSet<String>) {
+        locked(&self.0).retain(|uid, _| uids.contains(uid));
     }
 }
 
@@ -87,6 +87,10 @@ impl Attempts {
         let pause = Self::FIRST_PAUSE.saturating_mul(1 << (*count).min(20)).min(self.longest);
         *count += 1;
         pause.mul_f64(rand::random_range(0.5..1.0))
+    }
+
+    pub(super) fn retain(&self, uids: &HashSet<String>) {
+        locked(&self.failures).retain(|uid, _| uids.contains(uid));
     }
 }
 

@@ -13,6 +13,7 @@ mod reconcile;
 mod scope;
 mod sweep;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,8 @@ use futures::future::join_all;
 use jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, Client};
-use tokio::task::JoinSet;
+use tokio::sync::Semaphore;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -30,6 +32,7 @@ use crate::hashing::HashPool;
 use crate::store::ConsumerStore;
 use crate::telemetry::{Metrics, Readiness};
 use events::Events;
+pub use failure::message;
 use memory::{Attempts, KnownHashes, OwnWrites};
 use scope::Scope;
 pub use sweep::cluster_uid;
@@ -67,15 +70,20 @@ pub struct Context {
     known_hashes: KnownHashes,
     own_writes: OwnWrites,
     attempts: Attempts,
+    /// A reconcile takes one of these, whichever namespace it is for.
+    slots: Semaphore,
 }
 
 /// Reconciles in flight at most. Most of a reconcile is waiting; hashing has its own limit.
-const CONCURRENCY: u16 = 16;
+const CONCURRENCY: usize = 16;
 
 /// How long the wait for the CRD pauses between two looks.
 const CRD_PAUSE: Duration = Duration::from_secs(2);
 
 /// Runs the controller until the token is cancelled and what had begun is finished.
+///
+/// # Errors
+/// When a part of it panicked; the rest has then been shut down.
 pub async fn run(
     settings: Settings,
     client: Client,
@@ -84,11 +92,9 @@ pub async fn run(
     metrics: Arc<Metrics>,
     readiness: Readiness,
     shutdown: CancellationToken,
-) {
-    readiness.missing("crd", "not looked for yet");
-    readiness.missing("watch", "waiting for the CRD");
+) -> Result<(), JoinError> {
     if !wait_for_crd(&settings, &client, &readiness, &shutdown).await {
-        return;
+        return Ok(());
     }
     let mut tasks = JoinSet::new();
     let (events, publisher) = Events::new(client.clone(), metrics.clone());
@@ -104,6 +110,7 @@ pub async fn run(
         fingerprints: FingerprintKey::new(rand::random()),
         known_hashes: KnownHashes::default(),
         own_writes: OwnWrites::default(),
+        slots: Semaphore::new(CONCURRENCY),
     });
 
     let namespaces = &ctx.settings.namespaces;
@@ -128,12 +135,14 @@ pub async fn run(
         }
         () = shutdown.cancelled() => {}
     }
+    let mut result = Ok(());
     while let Some(ended) = tasks.join_next().await {
-        if let Err(error) = ended {
-            warn!(%error, "a task of the controller panicked; shutting down");
+        if ended.is_err() {
             shutdown.cancel();
+            result = ended;
         }
     }
+    result
 }
 
 /// Waits until the API server serves `OAuthConsumer`s, and says so meanwhile. Answers false when told to shut down.
@@ -142,8 +151,13 @@ async fn wait_for_crd(settings: &Settings, client: &Client, readiness: &Readines
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
     };
+    let first_only = ListParams::default().limit(1);
     loop {
-        let what = match api.list_metadata(&ListParams::default().limit(1)).await {
+        let listed = tokio::select! {
+            listed = api.list_metadata(&first_only) => listed,
+            () = shutdown.cancelled() => return false,
+        };
+        let what = match listed {
             Ok(_) => {
                 readiness.met("crd");
                 readiness.missing("watch", "waiting for the first list");
@@ -166,6 +180,13 @@ async fn wait_for_crd(settings: &Settings, client: &Client, readiness: &Readines
 // === impl Context ===
 
 impl Context {
+    /// Forgets what was remembered of objects that are gone.
+    fn forget_all_but(&self, uids: &HashSet<String>) {
+        self.known_hashes.retain(uids);
+        self.own_writes.retain(uids);
+        self.attempts.retain(uids);
+    }
+
     fn owner(&self, uid: &str) -> Owner {
         Owner { cluster_id: self.settings.cluster_id.clone(), uid: uid.to_owned() }
     }

@@ -8,9 +8,11 @@ use kube::ResourceExt;
 use super::failure::{api, is_absent};
 use super::patch::{consumers, secrets};
 use super::scope::Scope;
-use super::{Context, Settings};
-use crate::api::OAuthConsumer;
-use crate::consumer::{Failure, Object, Observed, Owner, SecretProblem, SecretSeen, SecretSource, SecretValue, Stored};
+use super::{Context, Settings, now};
+use crate::api::{OAuthConsumer, OAuthConsumerStatus, render, same_but_for_times};
+use crate::consumer::{
+    Failure, Object, Observed, Owner, SecretProblem, SecretSeen, SecretSource, SecretValue, Statement, Stored,
+};
 
 /// What was seen, and the object it was seen on, for the preconditions of patches.
 #[derive(Clone)]
@@ -56,6 +58,13 @@ impl Look {
         Ok(look)
     }
 
+    /// The status to write so that it says this; none if it does already.
+    pub(super) fn status_to_write(&self, statement: &Statement) -> Option<OAuthConsumerStatus> {
+        let old = self.object.status.clone().unwrap_or_default();
+        let new = render(&old, statement, self.object.metadata.generation.unwrap_or_default(), now());
+        (!same_but_for_times(&old, &new)).then_some(new)
+    }
+
     fn new(
         settings: &Settings,
         object: Arc<OAuthConsumer>,
@@ -71,13 +80,24 @@ impl Look {
 }
 
 /// The object of this name and UID, if it still exists.
-pub(super) async fn current(ctx: &Context, object: &OAuthConsumer) -> Result<Option<OAuthConsumer>, Failure> {
+async fn current(ctx: &Context, object: &OAuthConsumer) -> Result<Option<OAuthConsumer>, Failure> {
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+    if !is_name(&namespace) || !is_name(&name) {
+        // Made up in the store: no object can be called that, and the API server cannot be asked.
+        return Ok(None);
+    }
     match consumers(&ctx.client, &namespace).get(&name).await {
         Ok(found) => Ok(Some(found).filter(|found| found.uid() == object.uid())),
         Err(error) if is_absent(&error, &name) => Ok(None),
         Err(error) => Err(api("get", &format!("OAuthConsumer {namespace}/{name}"), &error)),
     }
+}
+
+/// Whether an object can have this name: a DNS subdomain
+/// ([Kubernetes object names](https://kubernetes.io/docs/concepts/overview/working-with-objects/names/)).
+fn is_name(name: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    name.len() <= 253 && name.split('.').all(|label| !label.is_empty() && label.bytes().all(is_allowed))
 }
 
 async fn secret(ctx: &Context, object: &Object) -> Result<SecretSeen, Failure> {

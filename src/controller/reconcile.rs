@@ -15,10 +15,13 @@ use tracing::{debug, warn};
 use super::apply::apply;
 use super::observe::Look;
 use super::scope::Scope;
-use super::{CONCURRENCY, Context, now, patch};
-use crate::api::{OAuthConsumer, render, same_but_for_times};
+use super::{Context, patch};
+use crate::api::OAuthConsumer;
 use crate::consumer::{Again, Effect, Failure, Outcome, Plan, Statement, conclude, decide};
 use crate::telemetry::{Effects, ReconcileResult};
+
+/// Reconciles of one scope that are begun at once; most wait for one of the process's slots.
+const WAITING: u16 = 64;
 
 /// How long a cache that is behind our own write is given to catch up.
 const CATCH_UP: Duration = Duration::from_secs(1);
@@ -35,7 +38,7 @@ pub(super) async fn run(ctx: Arc<Context>, scope: Arc<Scope>, shutdown: Cancella
         Arc::new((ctx.clone(), scope.clone())),
         scope.objects.clone(),
         queue.map(Ok::<ObjectRef<OAuthConsumer>, Infallible>),
-        Config::default().concurrency(CONCURRENCY),
+        Config::default().concurrency(WAITING),
     );
     reconciled
         .for_each(|result| {
@@ -53,6 +56,7 @@ async fn reconcile(ctx: &Arc<Context>, scope: &Arc<Scope>, object: Arc<OAuthCons
     if ctx.own_writes.is_older(&uid, object.metadata.resource_version.as_deref()) {
         return Action::requeue(CATCH_UP);
     }
+    let Ok(_slot) = ctx.slots.acquire().await else { return Action::await_change() };
     let begun = Instant::now();
     let task = tokio::spawn({
         let (ctx, scope, object) = (ctx.clone(), scope.clone(), object.clone());
@@ -131,22 +135,18 @@ async fn settle(ctx: &Context, look: Look, outcome: Outcome) -> Action {
         ctx.events.report(&look.object, notice);
     }
     let (mut failure, mut again) = (outcome.failure, conclusion.again);
-    let mut published = false;
+    let mut wrote = look.seen.record != outcome.record;
     if let Some(statement) = &conclusion.statement {
-        match publish(ctx, &look.object, statement).await {
-            Ok(written) => published = written,
+        match publish(ctx, &look, statement).await {
+            Ok(published) => wrote |= published,
             Err(error) => {
                 again = Again::Backoff;
                 failure = failure.or(Some(error));
             }
         }
     }
-    if look.seen.object.is_none() {
-        ctx.own_writes.forget(&uid);
-        ctx.known_hashes.forget(&uid);
-    }
     ctx.metrics.reconciled(match &failure {
-        None if published => ReconcileResult::Done,
+        None if wrote => ReconcileResult::Done,
         None => ReconcileResult::Quiet,
         Some(Failure::Overtaken(_)) => ReconcileResult::Overtaken,
         Some(Failure::Store(_)) => ReconcileResult::StoreFailed,
@@ -169,14 +169,10 @@ async fn settle(ctx: &Context, look: Look, outcome: Outcome) -> Action {
     }
 }
 
-async fn publish(ctx: &Context, object: &OAuthConsumer, statement: &Statement) -> Result<bool, Failure> {
-    let old = object.status.clone().unwrap_or_default();
-    let new = render(&old, statement, object.metadata.generation.unwrap_or_default(), now());
-    if same_but_for_times(&old, &new) {
-        return Ok(false);
-    }
-    let written = patch::status(&ctx.client, object, &new).await?;
-    ctx.own_writes.remember(&object.uid().unwrap_or_default(), written.metadata.resource_version.as_deref());
+async fn publish(ctx: &Context, look: &Look, statement: &Statement) -> Result<bool, Failure> {
+    let Some(status) = look.status_to_write(statement) else { return Ok(false) };
+    let written = patch::status(&ctx.client, &look.object, &status).await?;
+    ctx.own_writes.remember(&look.seen.owner.uid, written.metadata.resource_version.as_deref());
     ctx.metrics.effect(Effects::StatusWritten);
     Ok(true)
 }

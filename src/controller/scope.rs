@@ -134,10 +134,12 @@ impl Scope {
                 self.references().remove(&object);
                 let _ = self.deleted.unbounded_send(Arc::new(object));
             }
-            Event::InitApply(object) => self.references().set(&object),
-            Event::Init => {}
-            // Only now does the cache show what the list brought.
+            Event::Init | Event::InitApply(_) => {}
+            // Only now does the cache show what the list brought; what it lacks is gone.
             Event::InitDone => {
+                let mut references = References::default();
+                self.objects.state().iter().for_each(|object| references.set(object));
+                *self.references() = references;
                 let _ = self.objects_listed.set(());
                 self.enqueue_all();
             }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
 
 use futures::StreamExt;
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{ListParams, ObjectMeta};
 use kube::runtime::reflector::ObjectRef;
@@ -17,7 +17,7 @@ use super::observe::Look;
 use super::reconcile::bury_if_gone;
 use super::scope::Scope;
 use super::{Context, failure, now};
-use crate::api::{OAuthConsumer, OAuthConsumerSpec, SecretReference, render, same_but_for_times};
+use crate::api::{OAuthConsumer, OAuthConsumerSpec, SecretReference};
 use crate::consumer::{Failure, Outcome, Record, State, Stored, conclude, decide};
 use crate::store::StoreError;
 
@@ -37,8 +37,11 @@ pub(super) async fn run(ctx: Arc<Context>, scopes: Vec<Arc<Scope>>, shutdown: Ca
     period.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! { _ = period.tick() => {}, () = shutdown.cancelled() => return }
-        if let Err(failure) = sweep.once().await {
-            warn!(cause = %failure, "the sweep was not finished; it tries again next period");
+        match sweep.once().await {
+            Ok(()) => {
+                sweep.ctx.metrics.sweeps.inc();
+            }
+            Err(failure) => warn!(cause = %failure, "the sweep was not finished; it tries again next period"),
         }
     }
 }
@@ -52,10 +55,6 @@ pub(super) async fn follow_deletions(ctx: Arc<Context>, scope: Arc<Scope>, shutd
             if let Err(failure) = bury_if_gone(&ctx, object.clone()).await {
                 warn!(object = object.name_any(), cause = %failure, "the record of a deleted object is left to the sweep");
             }
-            let uid = object.uid().unwrap_or_default();
-            ctx.own_writes.forget(&uid);
-            ctx.known_hashes.forget(&uid);
-            ctx.attempts.succeeded(&uid);
         }
     });
     tokio::select! { () = follow => {}, () = shutdown.cancelled() => {} }
@@ -72,80 +71,80 @@ struct Sweep {
 
 impl Sweep {
     async fn once(&mut self) -> Result<(), Failure> {
-        let settings = &self.ctx.settings;
-        let records = self.ctx.store.live(&settings.cluster_id, &settings.installation).await?;
-        self.ctx.metrics.records.set(i64::try_from(records.len()).unwrap_or(i64::MAX));
+        let ctx = self.ctx.clone();
+        let (cluster_id, installation) = (&ctx.settings.cluster_id, &ctx.settings.installation);
+        let records = ctx.store.live(cluster_id, installation).await?;
+        ctx.metrics.records.set(i64::try_from(records.len()).unwrap_or(i64::MAX));
         let total = records.len();
         let mut records: HashMap<String, Stored> =
             records.into_iter().map(|stored| (stored.record.owner.uid.clone(), stored)).collect();
 
+        let mut present = HashSet::new();
         for scope in &self.scopes {
             for object in scope.objects.state() {
-                let record = object.uid().and_then(|uid| records.remove(&uid));
+                let uid = object.uid().unwrap_or_default();
+                let record = records.remove(&uid);
                 let reference = ObjectRef::from_obj(&*object);
-                if Self::has_work(&Look::glance(settings, scope, object, record)) {
+                if has_work(&Look::glance(&ctx.settings, scope, object, record)) {
                     scope.enqueue(reference);
                 }
+                present.insert(uid);
             }
         }
+        ctx.forget_all_but(&present);
         self.remove_orphans(records.into_values().collect(), total).await?;
-        let dropped = self.ctx.store.drop_tombstones(Timestamp::now() - TOMBSTONES).await?;
+        let dropped = ctx.store.drop_tombstones(cluster_id, installation, now() - TOMBSTONES).await?;
         if dropped > 0 {
             info!(dropped, "dropped tombstones older than 90 days");
         }
         Ok(())
     }
 
-    /// Whether a reconcile would find anything to write, as far as the caches tell.
-    fn has_work(look: &Look) -> bool {
-        if !decide(&look.seen).is_empty() {
-            return true;
-        }
-        let outcome = Outcome { record: look.seen.record.clone(), ..Outcome::default() };
-        let old = look.object.status.clone().unwrap_or_default();
-        conclude(&look.seen, &outcome).statement.is_some_and(|statement| {
-            let generation = look.object.metadata.generation.unwrap_or_default();
-            !same_but_for_times(&old, &render(&old, &statement, generation, now()))
-        })
-    }
-
     /// Removes records whose objects are gone. An object counts as gone when two complete lists in a row lacked it, the
-    /// cluster is still the same, and a look says so. No more than a few are removed per period: a list that lacks
-    /// everything is more likely a mistake than the truth.
+    /// cluster is still the same, and a look says so. No more than a few are removed per period, and none by a list that
+    /// shares nothing with the records: such a list is more likely a mistake than the truth.
     async fn remove_orphans(&mut self, unclaimed: Vec<Stored>, total: usize) -> Result<(), Failure> {
+        let claimed = total - unclaimed.len();
         let (ours, foreign): (Vec<_>, Vec<_>) =
             unclaimed.into_iter().partition(|stored| self.scopes.iter().any(|scope| scope.covers(&stored.record.namespace)));
         for stored in foreign {
             self.disable(stored).await?;
         }
-        let mut orphans = Vec::new();
-        if !ours.is_empty() {
-            let listed = self.list_uids().await?;
-            orphans = ours.into_iter().filter(|stored| !listed.contains(&stored.record.owner.uid)).collect();
-        }
+        let listed = if ours.is_empty() { HashSet::new() } else { self.list_uids().await? };
+        let mut orphans: Vec<_> = ours.into_iter().filter(|stored| !listed.contains(&stored.record.owner.uid)).collect();
         let absent_before = std::mem::replace(&mut self.absent, orphans.iter().map(|s| s.record.owner.uid.clone()).collect());
         orphans.retain(|stored| absent_before.contains(&stored.record.owner.uid));
 
-        let limit = (total / 20).max(5);
-        let too_many = orphans.len() > limit;
-        self.ctx.metrics.sweep_guard.set(i64::from(too_many));
-        if too_many {
-            error!(
-                orphans = orphans.len(),
-                limit,
-                "more records lack an object than one sweep may remove; check that this is the right cluster and that nothing was deleted by mistake"
-            );
-        }
-        if !orphans.is_empty() && !self.is_same_cluster().await? {
-            error!("this is another cluster than the records belong to; nothing is removed");
+        let metrics = &self.ctx.metrics;
+        let (found, limit) = (orphans.len(), (total / 20).max(5));
+        let doubt = if found > limit && claimed == 0 {
+            Some("no object at all has a record")
+        } else if found > 0 && !self.is_same_cluster().await? {
+            Some("the UID of kube-system is not the cluster id of the records")
+        } else {
+            None
+        };
+        metrics.orphans.set(i64::try_from(found).unwrap_or(i64::MAX));
+        metrics.sweep_guard.set(i64::from(found > limit || doubt.is_some()));
+        if let Some(doubt) = doubt {
+            error!(orphans = found, doubt, "records lack an object, and nothing is removed; is this the right cluster?");
             return Ok(());
         }
-        let mut left = orphans.len();
-        for stored in orphans.into_iter().take(limit) {
-            bury_if_gone(&self.ctx, Arc::new(namesake(&stored.record))).await?;
-            left -= 1;
+        if found > limit {
+            error!(
+                orphans = found,
+                limit, "more records lack an object than one sweep removes; was something deleted by mistake?"
+            );
         }
-        self.ctx.metrics.orphans.set(i64::try_from(left).unwrap_or(i64::MAX));
+        for stored in orphans.into_iter().take(limit) {
+            let (namespace, name) = (stored.record.namespace.clone(), stored.record.object.clone());
+            match bury_if_gone(&self.ctx, Arc::new(namesake(&stored.record))).await {
+                Ok(()) => {
+                    metrics.orphans.dec();
+                }
+                Err(failure) => warn!(namespace, name, cause = %failure, "a record without an object could not be removed"),
+            }
+        }
         Ok(())
     }
 
@@ -184,14 +183,23 @@ impl Sweep {
             return Ok(());
         }
         let (namespace, name) = (stored.record.namespace.clone(), stored.record.object.clone());
-        let record = Record { state: State::OutOfScope, ..stored.record };
-        match self.ctx.store.write(record, Some(stored.version), now()).await {
+        let version = stored.version;
+        match self.ctx.store.write(stored.out_of_scope(), Some(version), now()).await {
             Ok(_) => warn!(namespace, name, "the namespace is no longer watched: sign-in is disabled until it is"),
             Err(StoreError::Swapped) => {}
             Err(error) => return Err(error.into()),
         }
         Ok(())
     }
+}
+
+/// Whether a reconcile would find anything to write, as far as the caches tell.
+fn has_work(look: &Look) -> bool {
+    if !decide(&look.seen).is_empty() {
+        return true;
+    }
+    let outcome = Outcome { record: look.seen.record.clone(), ..Outcome::default() };
+    conclude(&look.seen, &outcome).statement.is_some_and(|statement| look.status_to_write(&statement).is_some())
 }
 
 /// The object that a record says it belongs to, to look for.

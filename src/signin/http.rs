@@ -24,7 +24,11 @@ const RETRY_AFTER: &str = "1";
 
 /// `/signin` and everything below it, by any method: gateways forward the method and path of the original request.
 pub fn routes(verifier: Arc<Verifier>, metrics: Arc<Metrics>) -> Router {
-    Router::new().route("/signin", any(check)).route("/signin/{*path}", any(check)).with_state((verifier, metrics))
+    Router::new()
+        .route("/signin", any(check))
+        .route("/signin/", any(check))
+        .route("/signin/{*path}", any(check))
+        .with_state((verifier, metrics))
 }
 
 /// Serves the sign-in check until the token is cancelled, and finishes what had begun.

@@ -1,17 +1,18 @@
 //! May this consumer sign in? The store decides, asked anew for every check.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tracing::warn;
 
 use super::Credentials;
 use crate::consumer::{Phc, Record, Stored};
 use crate::hashing::{HashError, HashPool};
-use crate::store::ConsumerStore;
+use crate::store::{ConsumerStore, StoreError};
 
 /// Checks credentials against the store.
 pub struct Verifier {
-    store: Arc<dyn ConsumerStore>,
+    /// Empty until the store could be opened.
+    store: Arc<OnceLock<Arc<dyn ConsumerStore>>>,
     hashing: HashPool,
     /// The hash that is checked where a consumer has none, so that its refusal takes as long as any other.
     decoy: Phc,
@@ -42,11 +43,11 @@ pub struct Consumer {
 // === impl Verifier ===
 
 impl Verifier {
-    /// A verifier over this store.
+    /// A verifier over this store, once there is one.
     ///
     /// # Errors
     /// When the decoy cannot be hashed.
-    pub async fn new(store: Arc<dyn ConsumerStore>, hashing: HashPool) -> Result<Self, HashError> {
+    pub async fn new(store: Arc<OnceLock<Arc<dyn ConsumerStore>>>, hashing: HashPool) -> Result<Self, HashError> {
         let decoy = hashing.decoy().await?;
         Ok(Self { store, hashing, decoy })
     }
@@ -56,24 +57,34 @@ impl Verifier {
     /// A key that was issued costs one hash, whatever the answer, so that time does not tell a disapproved consumer
     /// from a wrong secret. A key that never was is refused at once: keys are too long to guess.
     pub async fn check(&self, credentials: Credentials) -> Verdict {
-        let stored = match self.store.by_key(&credentials.key).await {
-            Ok(Some(stored)) => stored,
-            Ok(None) => return Verdict::Refused,
-            Err(error) => {
-                warn!(%error, "a sign-in could not be checked");
-                return Verdict::Unavailable;
-            }
-        };
-        let phc = stored.record.phc().unwrap_or(&self.decoy).clone();
-        match self.hashing.verify(phc, credentials.secrets).await {
-            Ok(right) if right && stored.admits() => Verdict::Allowed(Consumer::from(stored)),
-            Ok(_) => Verdict::Refused,
-            Err(error) => {
-                warn!(%error, "a sign-in could not be checked");
-                Verdict::Unavailable
-            }
-        }
+        self.find(credentials).await.unwrap_or_else(|error| {
+            warn!(%error, "a sign-in could not be checked");
+            Verdict::Unavailable
+        })
     }
+
+    async fn find(&self, credentials: Credentials) -> Result<Verdict, CheckError> {
+        let store = self.store.get().ok_or(CheckError::NotOpen)?;
+        let Some(before) = store.by_key(&credentials.key).await? else { return Ok(Verdict::Refused) };
+        let phc = before.record.phc().unwrap_or(&self.decoy).clone();
+        if !self.hashing.verify(phc, credentials.secrets).await? || !before.admits() {
+            return Ok(Verdict::Refused);
+        }
+        // The hash may have waited for others; meanwhile somebody may have disapproved.
+        let now = store.by_key(&credentials.key).await?;
+        if now.as_ref() == Some(&before) { Ok(Verdict::Allowed(Consumer::from(before))) } else { Ok(Verdict::Refused) }
+    }
+}
+
+/// Why nobody can tell.
+#[derive(Debug, thiserror::Error)]
+enum CheckError {
+    #[error("the store is not open yet")]
+    NotOpen,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Hash(#[from] HashError),
 }
 
 // === impl Consumer ===

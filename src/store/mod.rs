@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use crate::consumer::{ConsumerKey, Owner, Record, Stored};
 
-/// What a store promises. Every method either happened completely or did not happen at all; when it answers
+/// What a store promises. A write either happened completely or did not happen at all; when it answers
 /// [`StoreError::Unavailable`], nobody knows which.
 #[async_trait]
 pub trait ConsumerStore: Send + Sync {
@@ -38,11 +38,14 @@ pub trait ConsumerStore: Send + Sync {
     /// versions prove nothing any more. Each hash is then compared with its Secret once. Answers how many records changed.
     async fn forget_secret_versions(&self, cluster_id: &str, now: Timestamp) -> Result<usize, StoreError>;
 
-    /// Drops tombstones that are older than `before`. Answers how many.
-    async fn drop_tombstones(&self, before: Timestamp) -> Result<usize, StoreError>;
+    /// Drops the tombstones of an installation in a cluster that are older than `before`. Answers how many.
+    async fn drop_tombstones(&self, cluster_id: &str, installation: &str, before: Timestamp) -> Result<usize, StoreError>;
 
     /// Where the feed of changes stands. Also tells whether the store answers at all.
     async fn head(&self) -> Result<Head, StoreError>;
+
+    /// Closes all connections, so that nothing is left to be written. SQLite then needs its `-wal` file no more.
+    async fn close(&self);
 }
 
 /// Where the feed of changes stands.
@@ -50,7 +53,7 @@ pub trait ConsumerStore: Send + Sync {
 pub struct Head {
     /// A random identity, given when the store was made: a different one is a different store.
     pub store_id: String,
-    /// Counts every change of a row, in commit order.
+    /// Grows with every change of a row, in commit order.
     pub head: i64,
     /// The last change that removed a row: readers that are behind it start over.
     pub reload: i64,
@@ -68,9 +71,6 @@ pub enum StoreError {
     /// No answer, or none in time. Whether a write happened is unknown.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
-    /// A row cannot be understood.
-    #[error("the store holds a row that cannot be read: {0}")]
-    Unreadable(String),
 }
 
 /// A store that cannot be opened.
@@ -79,6 +79,9 @@ pub enum OpenError {
     /// The URL names no store that we know.
     #[error("the store URL must begin with sqlite:// or postgres://")]
     UnknownScheme,
+    /// The URL cannot be understood. What is wrong with it is not said, because it may hold a password.
+    #[error("the store URL cannot be understood; it has the form postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
+    BadUrl,
     /// Another controller holds the SQLite file.
     #[error("another controller uses {0}; a SQLite store has one controller: stop the other one, or use PostgreSQL")]
     Locked(String),

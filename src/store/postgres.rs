@@ -13,9 +13,10 @@ use super::{Access, OpenError};
 const CONNECTIONS: u32 = 8;
 
 pub(super) async fn open(url: &str, access: Access) -> Result<SqlStore<Postgres>, OpenError> {
-    let options = PgConnectOptions::from_str(url)?.application_name("oauthconsumer-operator");
-    let pool =
-        PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(Duration::from_secs(4)).connect_with(options).await?;
+    let options = PgConnectOptions::from_str(url).map_err(|_| OpenError::BadUrl)?.application_name("oauthconsumer-operator");
+    // A client that signs in is told of an outage sooner than a reconcile, which has time.
+    let patience = Duration::from_secs(if access == Access::SignIn { 1 } else { 4 });
+    let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(patience).connect_with(options).await?;
     if access == Access::Controller {
         super::migrate(sqlx::migrate!("src/store/migrations/postgres"), &pool).await?;
     }

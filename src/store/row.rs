@@ -4,8 +4,9 @@ use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
 
-use super::StoreError;
-use crate::consumer::{ConsumerKey, Decision, Owner, Phc, Record, Revocation, SecretOutcome, SecretSource, Stored};
+use crate::consumer::{
+    ConsumerKey, Decision, Owner, Phc, Record, Revocation, SecretOutcome, SecretProblem, SecretSource, State, Stored,
+};
 
 /// The columns of `oauth_consumers` that a record is read from. Times are RFC 3339 in UTC.
 #[derive(sqlx::FromRow)]
@@ -37,73 +38,67 @@ pub(super) struct Row {
     checksum: String,
 }
 
-/// SHA-256 over the record, in hexadecimal. It finds rows that were edited by hand or half restored. It is no signature:
-/// whoever can write to the store can compute it, too.
-///
-/// Absent fields do not count, so that a column added later leaves the checksums of older rows alone.
-pub(super) fn checksum(record: &Record) -> Result<String, StoreError> {
-    let bytes = serde_json::to_vec(record).map_err(|e| StoreError::Unreadable(e.to_string()))?;
-    Ok(Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
+/// The format of [`checksum`]: a release that adds to it counts on, and leaves rows with a higher number to their makers.
+const FORMAT: u32 = 1;
+
+/// `<format>:<SHA-256 of the record in hexadecimal>`. It finds rows that were edited by hand or half restored. It is no
+/// signature: whoever can write to the store can compute it, too.
+pub(super) fn checksum(record: &Record) -> String {
+    // A record is made of texts and numbers, which always serialize.
+    let bytes = serde_json::to_vec(record).unwrap_or_default();
+    Sha256::digest(bytes).iter().fold(format!("{FORMAT}:"), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
-    }))
+    })
+}
+
+fn fits(checksum_of_row: &str, record: &Record) -> bool {
+    let format = checksum_of_row.split_once(':').and_then(|(format, _)| format.parse().ok());
+    format.is_some_and(|format: u32| format > FORMAT) || checksum_of_row == checksum(record)
 }
 
 // === impl Row ===
 
-impl TryFrom<Row> for Stored {
-    type Error = StoreError;
-
-    fn try_from(row: Row) -> Result<Self, StoreError> {
-        let bad = |column: &str, why: &dyn std::fmt::Display| {
-            StoreError::Unreadable(format!("{column} of {}: {why}", row.consumer_key))
-        };
-        let time = |column, text: &str| text.parse().map_err(|e| bad(column, &e));
-
-        let decision = match (row.decision_approved, &row.decision_at, row.decision_generation) {
-            (Some(approved), Some(at), Some(generation)) => {
-                Some(Decision { approved, by: row.decision_by.clone(), at: time("decision_at", at)?, generation })
-            }
-            _ => None,
-        };
-        let revocation = match (&row.revoked_at, &row.revoked_reason, row.revoked_generation) {
-            (Some(at), Some(reason), Some(generation)) => {
-                Some(Revocation { at: time("revoked_at", at)?, reason: reason.clone(), generation })
-            }
-            _ => None,
-        };
-        let secret_source = match (&row.secret_name, &row.secret_key, &row.secret_uid, &row.secret_resource_version) {
-            (Some(name), Some(key), Some(uid), Some(resource_version)) => Some(SecretSource {
-                name: name.clone(),
-                key: key.clone(),
-                uid: uid.clone(),
-                resource_version: resource_version.clone(),
-            }),
-            _ => None,
-        };
-        let secret = match (&row.phc, &row.secret_problem) {
-            (Some(phc), _) => SecretOutcome::Accepted(Phc::stored(phc.clone())),
-            (None, problem) => {
-                let problem = problem.as_deref().unwrap_or_default();
-                SecretOutcome::Refused(problem.parse().map_err(|e| bad("secret_problem", &e))?)
-            }
-        };
+impl From<Row> for Stored {
+    /// Any row makes a record: what cannot be understood was edited by hand, and is put right like any other edit.
+    fn from(row: Row) -> Self {
+        let time = |text: Option<String>| text.and_then(|text| text.parse().ok());
+        let owner = Owner { cluster_id: row.cluster_id, uid: row.uid };
+        let key = ConsumerKey::parse(&row.consumer_key);
+        let readable = key.is_ok();
         let record = Record {
-            consumer_key: ConsumerKey::parse(&row.consumer_key).map_err(|e| bad("consumer_key", &e))?,
-            state: row.state.parse().map_err(|e| bad("state", &e))?,
-            owner: Owner { cluster_id: row.cluster_id, uid: row.uid },
+            consumer_key: key.unwrap_or_else(|_| ConsumerKey::derive(&owner.cluster_id, &owner.uid)),
+            owner,
             installation: row.installation,
             namespace: row.namespace,
             object: row.object,
             name: row.name,
             generation: row.generation,
-            decision,
+            state: row.state.parse().unwrap_or(State::Disapproved),
+            decision: match (row.decision_approved, time(row.decision_at), row.decision_generation) {
+                (Some(approved), Some(at), Some(generation)) => Some(Decision { approved, by: row.decision_by, at, generation }),
+                _ => None,
+            },
             hold: row.hold,
-            revocation,
-            secret_source,
-            secret,
+            revocation: match (time(row.revoked_at), row.revoked_reason, row.revoked_generation) {
+                (Some(at), Some(reason), Some(generation)) => Some(Revocation { at, reason, generation }),
+                _ => None,
+            },
+            secret_source: match (row.secret_name, row.secret_key, row.secret_uid, row.secret_resource_version) {
+                (Some(name), Some(key), Some(uid), Some(resource_version)) => {
+                    Some(SecretSource { name, key, uid, resource_version })
+                }
+                _ => None,
+            },
+            secret: match (row.phc, row.secret_problem) {
+                (Some(phc), _) => SecretOutcome::Accepted(Phc::stored(phc)),
+                (None, problem) => {
+                    let problem = problem.and_then(|problem| problem.parse().ok());
+                    SecretOutcome::Refused(problem.unwrap_or(SecretProblem::NotFound))
+                }
+            },
         };
-        let intact = checksum(&record)? == row.checksum;
-        Ok(Self { record, version: row.version, intact })
+        let intact = readable && fits(&row.checksum, &record);
+        Self { record, version: row.version, intact }
     }
 }

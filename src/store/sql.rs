@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use sqlx::query::QueryAs;
 use sqlx::{ColumnIndex, Database, Decode, Encode, Executor, FromRow, IntoArguments, Pool, Type};
+use tokio::time::timeout;
 
 use super::row::{Row, checksum};
 use super::{ConsumerStore, Head, StoreError};
 use crate::consumer::{ConsumerKey, Owner, Record, SecretOutcome, Stored};
 
-/// How long a statement may take, waiting for a connection included.
+/// How long a statement may take once it has a connection.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) struct SqlStore<DB: Database> {
@@ -23,33 +25,39 @@ pub(super) struct SqlStore<DB: Database> {
     pub(super) _lock: Option<File>,
 }
 
-/// The columns in the order of [`bind`]; `change` is the triggers' business.
-macro_rules! write_columns {
+/// The columns by name, never `*`: another release may add some while this one runs. In the order in which they are bound;
+/// `change` is the triggers' business.
+macro_rules! columns {
     () => {
         "consumer_key, cluster_id, uid, installation, namespace, object, name, generation, state, hold, phc, \
          secret_problem, secret_name, secret_key, secret_uid, secret_resource_version, decision_approved, decision_by, \
          decision_at, decision_generation, revoked_at, revoked_reason, revoked_generation, updated_at, version, checksum"
     };
 }
-macro_rules! write_values {
+macro_rules! placeholders {
     () => {
         "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26"
+    };
+}
+macro_rules! select {
+    ($condition:literal) => {
+        concat!("SELECT ", columns!(), " FROM oauth_consumers WHERE ", $condition)
     };
 }
 
 const INSERT: &str = concat!(
     "INSERT INTO oauth_consumers (",
-    write_columns!(),
+    columns!(),
     ") VALUES (",
-    write_values!(),
-    ") ON CONFLICT DO NOTHING RETURNING version"
+    placeholders!(),
+    ") ON CONFLICT DO NOTHING RETURNING consumer_key"
 );
 const UPDATE: &str = concat!(
     "UPDATE oauth_consumers SET (",
-    write_columns!(),
+    columns!(),
     ") = (",
-    write_values!(),
-    ") WHERE cluster_id = $2 AND uid = $3 AND version = $27 RETURNING version"
+    placeholders!(),
+    ") WHERE cluster_id = $2 AND uid = $3 AND version = $27 RETURNING consumer_key"
 );
 
 #[async_trait]
@@ -58,7 +66,6 @@ where
     DB: Database,
     DB::Arguments: IntoArguments<DB>,
     for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
-    for<'c> &'c Pool<DB>: Executor<'c, Database = DB>,
     for<'r> Row: FromRow<'r, DB::Row>,
     for<'r> Head: FromRow<'r, DB::Row>,
     usize: ColumnIndex<DB::Row>,
@@ -70,33 +77,31 @@ where
     bool: Type<DB>,
 {
     async fn by_owner(&self, owner: &Owner) -> Result<Option<Stored>, StoreError> {
-        let query = sqlx::query_as("SELECT * FROM oauth_consumers WHERE cluster_id = $1 AND uid = $2")
-            .bind(owner.cluster_id.clone())
-            .bind(owner.uid.clone());
-        bounded(query.fetch_optional(&self.read)).await?.map(|row: Row| row.try_into()).transpose()
+        let query =
+            sqlx::query_as(select!("cluster_id = $1 AND uid = $2")).bind(owner.cluster_id.clone()).bind(owner.uid.clone());
+        Ok(rows(&self.read, query).await?.pop().map(Row::into))
     }
 
     async fn by_key(&self, key: &ConsumerKey) -> Result<Option<Stored>, StoreError> {
-        let query = sqlx::query_as("SELECT * FROM oauth_consumers WHERE consumer_key = $1").bind(key.to_string());
-        bounded(query.fetch_optional(&self.read)).await?.map(|row: Row| row.try_into()).transpose()
+        let query = sqlx::query_as(select!("consumer_key = $1")).bind(key.to_string());
+        Ok(rows(&self.read, query).await?.pop().map(Row::into))
     }
 
     async fn live(&self, cluster_id: &str, installation: &str) -> Result<Vec<Stored>, StoreError> {
-        let query =
-            sqlx::query_as("SELECT * FROM oauth_consumers WHERE cluster_id = $1 AND installation = $2 AND state <> 'Removed'")
-                .bind(cluster_id.to_owned())
-                .bind(installation.to_owned());
-        bounded(query.fetch_all(&self.read)).await?.into_iter().map(|row: Row| row.try_into()).collect()
+        let query = sqlx::query_as(select!("cluster_id = $1 AND installation = $2 AND state <> 'Removed'"))
+            .bind(cluster_id.to_owned())
+            .bind(installation.to_owned());
+        Ok(rows(&self.read, query).await?.into_iter().map(Row::into).collect())
     }
 
     async fn write(&self, record: Record, replaces: Option<i64>, now: Timestamp) -> Result<Stored, StoreError> {
-        let version = replaces.map_or(1, |version| version + 1);
+        let version = replaces.map_or(1, |version| version.wrapping_add(1));
         let (decision, revocation, source) = (&record.decision, &record.revocation, &record.secret_source);
         let problem = match &record.secret {
             SecretOutcome::Refused(problem) => Some(problem.to_string()),
             SecretOutcome::Accepted(_) => None,
         };
-        let query = sqlx::query_scalar(if replaces.is_none() { INSERT } else { UPDATE })
+        let query = sqlx::query_as::<DB, (String,)>(if replaces.is_none() { INSERT } else { UPDATE })
             .bind(record.consumer_key.to_string())
             .bind(record.owner.cluster_id.clone())
             .bind(record.owner.uid.clone())
@@ -122,12 +127,15 @@ where
             .bind(revocation.as_ref().map(|revocation| revocation.generation))
             .bind(now.to_string())
             .bind(version)
-            .bind(checksum(&record)?);
+            .bind(checksum(&record));
         let query = if let Some(replaces) = replaces { query.bind(replaces) } else { query };
-
-        let written: Option<i64> = bounded(query.fetch_optional(&self.write)).await?;
-        if written.is_some() {
-            return Ok(Stored { record, version, intact: true });
+        match rows(&self.write, query).await {
+            Ok(written) if !written.is_empty() => return Ok(Stored { record, version, intact: true }),
+            Ok(_) => {}
+            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
+                return Err(StoreError::KeyInUse(record.consumer_key));
+            }
+            Err(error) => return Err(error.into()),
         }
         // Nothing was written: either the owner's record has moved on, or the key is somebody else's.
         match self.by_owner(&record.owner).await? {
@@ -138,12 +146,10 @@ where
 
     async fn forget_secret_versions(&self, cluster_id: &str, now: Timestamp) -> Result<usize, StoreError> {
         // Row by row through `write`, so that versions and checksums stay right; a cluster is restored once in years.
-        let query = sqlx::query_as("SELECT * FROM oauth_consumers WHERE cluster_id = $1 AND secret_resource_version <> ''")
-            .bind(cluster_id.to_owned());
-        let rows: Vec<Row> = bounded(query.fetch_all(&self.read)).await?;
+        let query = sqlx::query_as(select!("cluster_id = $1 AND secret_resource_version <> ''")).bind(cluster_id.to_owned());
         let mut forgotten = 0;
-        for row in rows {
-            let Stored { mut record, version, intact } = row.try_into()?;
+        for row in rows(&self.read, query).await? {
+            let Stored { mut record, version, intact } = Row::into(row);
             let Some(source) = record.secret_source.as_mut().filter(|_| intact) else { continue };
             source.resource_version.clear();
             match self.write(record, Some(version), now).await {
@@ -156,23 +162,52 @@ where
         Ok(forgotten)
     }
 
-    async fn drop_tombstones(&self, before: Timestamp) -> Result<usize, StoreError> {
-        let query = sqlx::query_scalar::<DB, String>(
-            "DELETE FROM oauth_consumers WHERE state = 'Removed' AND updated_at < $1 RETURNING consumer_key",
+    async fn drop_tombstones(&self, cluster_id: &str, installation: &str, before: Timestamp) -> Result<usize, StoreError> {
+        let query = sqlx::query_as::<DB, (String,)>(
+            "DELETE FROM oauth_consumers WHERE cluster_id = $1 AND installation = $2 AND state = 'Removed' AND updated_at < $3 \
+             RETURNING consumer_key",
         )
+        .bind(cluster_id.to_owned())
+        .bind(installation.to_owned())
         .bind(before.to_string());
-        Ok(bounded(query.fetch_all(&self.write)).await?.len())
+        Ok(rows(&self.write, query).await?.len())
     }
 
     async fn head(&self) -> Result<Head, StoreError> {
-        bounded(sqlx::query_as("SELECT store_id, head, reload FROM feed").fetch_one(&self.read)).await
+        let query = sqlx::query_as("SELECT store_id, head, reload FROM feed");
+        rows(&self.read, query).await?.pop().ok_or_else(|| StoreError::Unavailable("its feed has no head".into()))
+    }
+
+    async fn close(&self) {
+        self.read.close().await;
+        self.write.close().await;
     }
 }
 
-/// Runs a statement within the time limit and classifies its error.
-async fn bounded<T>(statement: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
-    match tokio::time::timeout(TIMEOUT, statement).await {
-        Err(_) => Err(StoreError::Unavailable(format!("no answer within {} s", TIMEOUT.as_secs()))),
-        Ok(result) => result.map_err(|error| StoreError::Unavailable(error.to_string())),
+/// Runs a statement to its end and answers its rows. Never less than all of them: SQLite commits, or fails to, after the
+/// last row has been asked for.
+async fn rows<DB, T>(pool: &Pool<DB>, query: QueryAs<'static, DB, T, DB::Arguments>) -> Result<Vec<T>, sqlx::Error>
+where
+    DB: Database,
+    DB::Arguments: IntoArguments<DB>,
+    for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
+    T: Send + Unpin + for<'r> FromRow<'r, DB::Row>,
+{
+    let mut connection = pool.acquire().await?;
+    match timeout(TIMEOUT, query.fetch_all(&mut *connection)).await {
+        Ok(result) => result,
+        Err(elapsed) => {
+            // Nobody knows what state it is in; back in the pool it would keep its place for as long as it hangs.
+            connection.close_on_drop();
+            Err(sqlx::Error::Io(elapsed.into()))
+        }
+    }
+}
+
+// === impl StoreError ===
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Unavailable(error.to_string())
     }
 }

@@ -16,12 +16,11 @@ use super::{Access, OpenError};
 pub(super) async fn open(path: &str, access: Access) -> Result<SqlStore<Sqlite>, OpenError> {
     let lock = match access {
         Access::Controller => {
-            let file = |error| OpenError::File(path.to_owned(), error);
             if let Some(folder) = Path::new(path).parent() {
-                std::fs::create_dir_all(folder).map_err(file)?;
+                std::fs::create_dir_all(folder).map_err(|error| OpenError::File(path.to_owned(), error))?;
             }
-            // Hashes are food for guessing: nobody else reads them. SQLite gives its other files the same mode.
-            OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(file)?;
+            // SQLite gives its other files the same mode.
+            private(path)?;
             Some(lock(path)?)
         }
         Access::SignIn => None,
@@ -33,7 +32,7 @@ pub(super) async fn open(path: &str, access: Access) -> Result<SqlStore<Sqlite>,
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full);
     let pool = |size| SqlitePoolOptions::new().max_connections(size).connect_with(options.clone());
-    let write = pool(1).await?;
+    let write = pool(1).await.map_err(|error| damaged(path, error))?;
     if access == Access::Controller {
         check(path, &write).await?;
         super::migrate(sqlx::migrate!("src/store/migrations/sqlite"), &write).await?;
@@ -41,10 +40,16 @@ pub(super) async fn open(path: &str, access: Access) -> Result<SqlStore<Sqlite>,
     Ok(SqlStore { read: pool(4).await?, write, _lock: lock })
 }
 
+/// A file for its owner's eyes only: hashes are food for guessing.
+fn private(path: &str) -> Result<File, OpenError> {
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+    file.map_err(|error| OpenError::File(path.to_owned(), error))
+}
+
 /// A file beside the store, because SQLite's own locks on the file come and go with each transaction.
 fn lock(path: &str) -> Result<File, OpenError> {
     let lock_path = format!("{path}.lock");
-    let lock = File::create(&lock_path).map_err(|error| OpenError::File(lock_path.clone(), error))?;
+    let lock = private(&lock_path)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(OpenError::Locked(path.to_owned())),
@@ -53,10 +58,17 @@ fn lock(path: &str) -> Result<File, OpenError> {
 }
 
 async fn check(path: &str, pool: &Pool<Sqlite>) -> Result<(), OpenError> {
-    let finding: String = match sqlx::query_scalar("PRAGMA integrity_check(1)").fetch_one(pool).await {
-        Ok(finding) => finding,
-        Err(sqlx::Error::Database(error)) => error.to_string(),
-        Err(error) => return Err(error.into()),
-    };
+    let check = sqlx::query_scalar("PRAGMA integrity_check(1)").fetch_one(pool).await;
+    let finding: String = check.map_err(|error| damaged(path, error))?;
     if finding == "ok" { Ok(()) } else { Err(OpenError::Damaged { path: path.to_owned(), finding }) }
+}
+
+/// Tells damage from other errors, by [SQLite's result codes](https://www.sqlite.org/rescode.html): corrupt, not a database.
+fn damaged(path: &str, error: sqlx::Error) -> OpenError {
+    match error {
+        sqlx::Error::Database(error) if matches!(error.code().as_deref(), Some("11" | "26")) => {
+            OpenError::Damaged { path: path.to_owned(), finding: error.to_string() }
+        }
+        error => error.into(),
+    }
 }

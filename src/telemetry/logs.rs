@@ -19,7 +19,8 @@ pub enum LogFormat {
 /// # Errors
 /// When the filter does not parse: `LEVEL` or `TARGET=LEVEL,...`, as in `info,oauthconsumer_operator=debug`.
 pub fn init(filter: &str, format: LogFormat) -> Result<(), ParseError> {
-    let filter = EnvFilter::builder().parse(filter)?;
+    // kube logs answers that it cannot parse, whole: with a Secret, that would be the secret.
+    let filter = EnvFilter::builder().parse(format!("{filter},kube_client::client=error"))?;
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     match format {
         LogFormat::Json => logs.json().flatten_event(true).init(),

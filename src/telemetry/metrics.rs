@@ -21,6 +21,8 @@ pub struct Metrics {
     pub events_dropped: Counter,
     /// Whether the objects are being watched: 0 while the CRD is missing.
     pub watching: Gauge,
+    /// Sweeps that were finished.
+    pub sweeps: Counter,
     /// Live records, as of the last sweep.
     pub records: Gauge,
     /// Records without an object that the sweep has not removed yet.
@@ -98,6 +100,7 @@ impl Default for Metrics {
             effects: Family::default(),
             events_dropped: Counter::default(),
             watching: Gauge::default(),
+            sweeps: Counter::default(),
             records: Gauge::default(),
             orphans: Gauge::default(),
             sweep_guard: Gauge::default(),
@@ -111,6 +114,7 @@ impl Default for Metrics {
         r.register("effects", "What the controller did", m.effects.clone());
         r.register("events_dropped", "Events that could not be published", m.events_dropped.clone());
         r.register("watching", "1 while OAuthConsumers are watched, 0 while the CRD is missing", m.watching.clone());
+        r.register("sweeps", "Sweeps that were finished", m.sweeps.clone());
         r.register("records", "Live records, as of the last sweep", m.records.clone());
         r.register("orphans", "Records without an object, as of the last sweep", m.orphans.clone());
         r.register("sweep_guard", "1 while there are more orphans than one sweep may remove", m.sweep_guard.clone());
@@ -130,6 +134,12 @@ impl Metrics {
     #[must_use]
     pub fn count_of(&self, effect: Effects) -> u64 {
         self.effects.get_or_create(&EffectLabels { effect }).get()
+    }
+
+    /// How often reconciles ended like this.
+    #[must_use]
+    pub fn count_of_results(&self, result: ReconcileResult) -> u64 {
+        self.reconciles.get_or_create(&ReconcileLabels { result }).get()
     }
 
     /// Counts a reconcile.

@@ -96,12 +96,12 @@ pub struct ControllerOptions {
     #[arg(long, env = "OAUTHCONSUMER_NAMESPACES", value_name = "A,B", value_delimiter = ',')]
     pub namespaces: Vec<String>,
 
-    /// The cluster's identity. It is part of every key: changing it gives every consumer another record. The UID of the
-    /// namespace kube-system unless given.
+    /// The cluster's identity, the UID of the namespace kube-system unless given. It is part of every key: never change it,
+    /// or the keys already published become foreign ones (Ready=False, reason ForeignKey).
     #[arg(long, env = "OAUTHCONSUMER_CLUSTER_ID", value_name = "ID")]
     pub cluster_id: Option<String>,
 
-    /// This installation's name, where several share one store. Each looks after its own records only.
+    /// This installation's name. Where several share one store, each needs another, and looks after its own records only.
     #[arg(long, env = "OAUTHCONSUMER_INSTALLATION", value_name = "NAME", default_value = "default")]
     pub installation: String,
 

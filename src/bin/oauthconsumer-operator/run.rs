@@ -53,7 +53,10 @@ fn start(common: Common, controller: Option<ControllerOptions>, signin: Option<S
 struct Process {
     metrics: Arc<Metrics>,
     readiness: Readiness,
+    /// What the controller writes to and `/readyz` asks.
     store: Arc<OnceLock<Arc<dyn ConsumerStore>>>,
+    /// What sign-ins are checked against: connections of their own, so that reconciles keep nobody from signing in.
+    signin_store: Arc<OnceLock<Arc<dyn ConsumerStore>>>,
     tasks: JoinSet<Result<(), String>>,
 }
 
@@ -62,35 +65,44 @@ struct Process {
 impl Process {
     async fn run(mut self, common: Common, controller: Option<ControllerOptions>, signin: Option<SigninOptions>) -> Outcome {
         let shutdown = telemetry::on_signal()?;
+        let url = common.url()?;
         self.readiness.missing("store", "not opened yet");
-        // Ports first: a wait for anything else is visible there.
+        if controller.is_some() {
+            for check in ["cluster", "crd", "watch"] {
+                self.readiness.missing(check, "not looked at yet");
+            }
+        }
+        // Ports first: what is still missing shows there, and a sign-in gets a 503 rather than silence.
         let listener = listen(common.admin_addr, "--admin-addr").await?;
+        info!(version = env!("CARGO_PKG_VERSION"), admin = %listener.local_addr()?, "starting");
         let admin = AdminState { metrics: self.metrics.clone(), readiness: self.readiness.clone(), store: self.store.clone() };
         self.tasks.spawn(served("the admin port", telemetry::serve(listener, admin, shutdown.clone())));
-        let signin = match signin {
-            Some(options) => Some(listen(options.signin_addr, "--signin-addr").await?),
-            None => None,
-        };
-
-        let url = common.url()?;
-        let access = if controller.is_some() { Access::Controller } else { Access::SignIn };
-        let Some(store) = self.open_store(&url, access, &shutdown).await? else { return Ok(()) };
-        let _ = self.store.set(store.clone());
-        self.readiness.met("store");
-
-        if let Some(listener) = signin {
-            // A pool of connections of its own: reconciles must not keep anybody from signing in.
-            let store = if controller.is_some() { store::open(&url, Access::SignIn).await? } else { store.clone() };
-            let verifier = Verifier::new(store, HashPool::new(cores(), HashCost::STANDARD)).await?;
+        if let Some(options) = &signin {
+            let listener = listen(options.signin_addr, "--signin-addr").await?;
             info!(address = %listener.local_addr()?, "checking sign-ins");
+            let verifier = Verifier::new(self.signin_store.clone(), HashPool::new(cores(), HashCost::STANDARD)).await?;
             let serve = signin::serve(listener, Arc::new(verifier), self.metrics.clone(), shutdown.clone());
             self.tasks.spawn(served("the sign-in check", serve));
         }
+
+        let access = if controller.is_some() { Access::Controller } else { Access::SignIn };
+        let Some(store) = self.open_store(&url, access, &shutdown).await? else { return Ok(()) };
+        let _ = self.store.set(store.clone());
+        if signin.is_some() {
+            let own = if controller.is_some() { store::open(&url, Access::SignIn).await? } else { store.clone() };
+            let _ = self.signin_store.set(own);
+        }
+        self.readiness.met("store");
         if let Some(options) = controller {
             let (metrics, readiness, shutdown) = (self.metrics.clone(), self.readiness.clone(), shutdown.clone());
             self.tasks.spawn(async move { control(options, store, metrics, readiness, shutdown).await });
         }
-        self.wait(shutdown).await
+        let stores = [self.signin_store.clone(), self.store.clone()];
+        let outcome = self.wait(shutdown).await;
+        for store in stores.iter().filter_map(|store| store.get()) {
+            store.close().await;
+        }
+        outcome
     }
 
     /// Opens the store, waiting for a database that is not there yet. Answers none when told to shut down.
@@ -145,19 +157,25 @@ async fn control(
     config.default_retry = false;
     config.read_timeout = Some(SILENCE);
     let client = kube::Client::try_from(config).map_err(|error| format!("failed to make a Kubernetes client: {error}"))?;
-    let cluster_id_is_uid = options.cluster_id.is_none();
-    let cluster_id = match options.cluster_id {
-        Some(id) => id,
+    // An empty environment variable is as good as none.
+    let given = options.cluster_id.filter(|id| !id.is_empty());
+    let cluster_id_is_uid = given.is_none();
+    let cluster_id = match given {
+        Some(id) => {
+            readiness.met("cluster");
+            id
+        }
         None => match cluster_id(&client, &readiness, &shutdown).await {
             Some(id) => id,
             None => return Ok(()),
         },
     };
+    info!(cluster_id, installation = options.installation, "controlling OAuthConsumers");
     let settings = Settings {
         cluster_id,
         cluster_id_is_uid,
         installation: options.installation,
-        namespaces: options.namespaces,
+        namespaces: options.namespaces.into_iter().filter(|namespace| !namespace.is_empty()).collect(),
         limits: SecretLimits { min: options.min_secret_bytes.into(), ..SecretLimits::default() },
         sweep_period: options.sweep_period,
         reconcile_timeout: Duration::from_secs(30),
@@ -165,21 +183,26 @@ async fn control(
     };
     // One core stays free for everything that is not a hash.
     let hashing = HashPool::new((cores() - 1).max(1), HashCost::STANDARD);
-    controller::run(settings, client, store, hashing, metrics, readiness, shutdown).await;
-    Ok(())
+    let ended = controller::run(settings, client, store, hashing, metrics, readiness, shutdown).await;
+    ended.map_err(|panic| format!("a part of the controller panicked: {panic}"))
 }
 
 /// The cluster's identity, waiting for the API server. Answers none when told to shut down.
 async fn cluster_id(client: &kube::Client, readiness: &Readiness, shutdown: &CancellationToken) -> Option<String> {
     loop {
-        match controller::cluster_uid(client).await {
+        let asked = tokio::select! {
+            asked = controller::cluster_uid(client) => asked,
+            () = shutdown.cancelled() => return None,
+        };
+        match asked {
             Ok(uid) => {
                 readiness.met("cluster");
                 return Some(uid);
             }
-            Err(cause) => {
-                warn!(%cause, "waiting for the API server, to read the UID of the namespace kube-system");
-                readiness.missing("cluster", format!("the UID of the namespace kube-system cannot be read: {cause}"));
+            Err(error) => {
+                let what = format!("the UID of the namespace kube-system cannot be read: {}", controller::message(&error));
+                warn!("waiting: {what}");
+                readiness.missing("cluster", what);
             }
         }
         tokio::select! { () = tokio::time::sleep(PAUSE) => {}, () = shutdown.cancelled() => return None }

@@ -39,7 +39,7 @@ CREATE INDEX oauth_consumers_change ON oauth_consumers (change);
 CREATE VIEW oauth_consumers_signin AS
     SELECT consumer_key, name, namespace, phc FROM oauth_consumers WHERE state = 'Approved' AND phc IS NOT NULL;
 
--- The feed: `head` counts every change of a row, in commit order, whoever makes it; `change` is the head at which a row
+-- The feed: `head` grows with every change of a row, in commit order, whoever makes it; `change` is the head at which a row
 -- was last changed; `reload` is the head below which a reader has to start over, because a row is gone.
 CREATE TABLE feed (
     id       INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),

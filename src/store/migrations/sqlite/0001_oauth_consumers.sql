@@ -7,7 +7,7 @@ CREATE TABLE oauth_consumers (
     namespace               TEXT    NOT NULL,
     object                  TEXT    NOT NULL,
     name                    TEXT    NOT NULL,
-    generation              BIGINT  NOT NULL,
+    generation              INTEGER NOT NULL,
     state                   TEXT    NOT NULL CHECK (state IN
         ('AwaitingApproval', 'Approved', 'Disapproved', 'OnHold', 'Revoked', 'OutOfScope', 'Removed')),
     hold                    TEXT,
@@ -17,36 +17,36 @@ CREATE TABLE oauth_consumers (
     secret_key              TEXT,
     secret_uid              TEXT,
     secret_resource_version TEXT,
-    decision_approved       BOOLEAN,
+    decision_approved       INTEGER,
     decision_by             TEXT,
     decision_at             TEXT,
-    decision_generation     BIGINT,
+    decision_generation     INTEGER,
     revoked_at              TEXT,
     revoked_reason          TEXT,
-    revoked_generation      BIGINT,
+    revoked_generation      INTEGER,
     previous_phc            TEXT,
     previous_phc_until      TEXT,
     updated_at              TEXT    NOT NULL,
-    version                 BIGINT  NOT NULL,
+    version                 INTEGER NOT NULL,
     checksum                TEXT    NOT NULL,
-    change                  BIGINT  NOT NULL DEFAULT 0,
+    change                  INTEGER NOT NULL DEFAULT 0,
     UNIQUE (cluster_id, uid),
     CHECK ((phc IS NULL) <> (secret_problem IS NULL))
-);
+) STRICT;
 CREATE INDEX oauth_consumers_change ON oauth_consumers (change);
 
 -- What may sign in, for the server's own code.
 CREATE VIEW oauth_consumers_signin AS
     SELECT consumer_key, name, namespace, phc FROM oauth_consumers WHERE state = 'Approved' AND phc IS NOT NULL;
 
--- The feed: `head` counts every change of a row, in commit order, whoever makes it; `change` is the head at which a row
+-- The feed: `head` grows with every change of a row, in commit order, whoever makes it; `change` is the head at which a row
 -- was last changed; `reload` is the head below which a reader has to start over, because a row is gone.
 CREATE TABLE feed (
     id       INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
     store_id TEXT    NOT NULL,
-    head     BIGINT  NOT NULL,
-    reload   BIGINT  NOT NULL
-);
+    head     INTEGER NOT NULL,
+    reload   INTEGER NOT NULL
+) STRICT;
 INSERT INTO feed (id, store_id, head, reload) VALUES (1, lower(hex(randomblob(16))), 0, 0);
 
 CREATE TRIGGER oauth_consumers_inserted AFTER INSERT ON oauth_consumers BEGIN

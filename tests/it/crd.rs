@@ -1,0 +1,226 @@
+//! The resource as the API server sees it: what is accepted, and what is refused with which words.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Patch, PatchParams, PostParams};
+use oauthconsumer_operator::api::{OAuthConsumer, crd};
+use serde_json::{Value, json};
+
+use crate::support::{Cluster, kubectl};
+
+/// Specs that everybody must accept.
+fn good() -> Vec<Value> {
+    vec![
+        json!({}),
+        json!({ "name": "ü" }),
+        json!({ "name": "x".repeat(255) }),
+        json!({ "name": "統合サーバー 2" }),
+        json!({ "approved": true, "hold": "leaked, INC-1234" }),
+        json!({ "consumerKey": "legacy.key_1~2-3" }),
+        json!({ "consumerKey": "k".repeat(128) }),
+        json!({ "secretRef": { "name": "a.b-c", "key": "UPPER_lower.1" } }),
+    ]
+}
+
+/// Specs that everybody must refuse, and a word of the refusal.
+fn bad() -> Vec<(Value, &'static str)> {
+    vec![
+        (json!({ "name": "" }), "spec.name"),
+        (json!({ "name": "x".repeat(256) }), "spec.name"),
+        (json!({ "name": "tab\there" }), "control, bidirectional or zero-width"),
+        (json!({ "name": "nul\u{0}" }), "control, bidirectional or zero-width"),
+        (json!({ "name": "c1\u{85}" }), "control, bidirectional or zero-width"),
+        (json!({ "name": "right\u{202e}left" }), "control, bidirectional or zero-width"),
+        (json!({ "name": "isolate\u{2066}d" }), "control, bidirectional or zero-width"),
+        (json!({ "name": "zero\u{200b}width" }), "control, bidirectional or zero-width"),
+        (json!({ "name": "bom\u{feff}" }), "control, bidirectional or zero-width"),
+        (json!({ "name": "line\u{2028}" }), "control, bidirectional or zero-width"),
+        (json!({ "secretRef": { "name": "" } }), "spec.secretRef.name"),
+        (json!({ "secretRef": { "name": "Upper" } }), "spec.secretRef.name"),
+        (json!({ "secretRef": { "name": "../etc" } }), "spec.secretRef.name"),
+        (json!({ "secretRef": { "name": "x", "key": "" } }), "spec.secretRef.key"),
+        (json!({ "secretRef": { "name": "x", "key": "a/b" } }), "spec.secretRef.key"),
+        (json!({ "hold": "nul\u{0}" }), "control, bidirectional or zero-width"),
+        (json!({ "hold": "" }), "spec.hold"),
+        (json!({ "hold": "x".repeat(1025) }), "spec.hold"),
+        (json!({ "consumerKey": "short" }), "spec.consumerKey"),
+        (json!({ "consumerKey": "k".repeat(129) }), "spec.consumerKey"),
+        (json!({ "consumerKey": "has a space" }), "spec.consumerKey"),
+    ]
+}
+
+#[test]
+fn the_committed_crd_is_the_generated_one() {
+    let committed = include_str!("../../crds/oauthconsumers.yaml");
+    let generated = serde_yaml::to_string(&crd()).unwrap();
+    assert!(committed == generated, "crds/oauthconsumers.yaml is stale; run `make generate` and commit the result");
+}
+
+#[test]
+fn every_string_and_list_is_bounded() {
+    fn walk(path: &str, schema: &Value) {
+        let bounded = |key: &str| schema.get(key).is_some();
+        match schema["type"].as_str() {
+            Some("string") => assert!(
+                bounded("maxLength") || bounded("enum") || schema["format"] == "date-time",
+                "{path} is a string without a bound"
+            ),
+            Some("array") => assert!(bounded("maxItems"), "{path} is a list without a bound"),
+            _ => {}
+        }
+        for (name, child) in schema["properties"].as_object().into_iter().flatten() {
+            walk(&format!("{path}.{name}"), child);
+        }
+        if let Some(items) = schema.get("items") {
+            walk(&format!("{path}[]"), items);
+        }
+    }
+    let crd = serde_json::to_value(crd()).unwrap();
+    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    for part in ["spec", "status"] {
+        walk(part, &schema["properties"][part]);
+    }
+}
+
+fn object(spec: &Value) -> OAuthConsumer {
+    let mut whole = json!({ "name": "A consumer", "secretRef": { "name": "a-secret" } });
+    for (name, value) in spec.as_object().unwrap() {
+        whole[name] = value.clone();
+    }
+    let object = json!({ "apiVersion": "oauthconsumers.dev/v1alpha1", "kind": "OAuthConsumer",
+                         "metadata": { "generateName": "crd-" }, "spec": whole });
+    serde_json::from_value(object).unwrap()
+}
+
+#[test]
+fn the_rules_hold_offline() {
+    for spec in good() {
+        assert!(object(&spec).validate_cel().is_ok(), "{spec}");
+    }
+    for (spec, word) in bad().into_iter().filter(|(_, word)| word.contains("control")) {
+        let refusal = object(&spec).validate_cel().unwrap_err().to_string();
+        assert!(refusal.contains(word), "{spec}: {refusal}");
+    }
+}
+
+#[test]
+fn keys_are_immutable_offline() {
+    let with = |spec: Value, status: Value| {
+        let mut object = object(&spec);
+        object.status = serde_json::from_value(status).unwrap();
+        object
+    };
+    let published = with(json!({}), json!({ "consumerKey": "first-key", "conditions": [] }));
+    assert!(published.validate_cel_update(&object(&json!({}))).is_ok(), "a first key is welcome");
+    assert!(published.validate_cel_update(&published).is_ok());
+    for (status, what) in [
+        (json!({ "consumerKey": "other-key", "conditions": [] }), "changed"),
+        (json!({ "conditions": [] }), "removed"),
+        (Value::Null, "removed with the status"),
+    ] {
+        assert!(with(json!({}), status).validate_cel_update(&published).is_err(), "the key was {what}");
+    }
+    let (own, brought) = (object(&json!({})), object(&json!({ "consumerKey": "brought-along" })));
+    assert!(own.validate_cel_update(&brought).is_err(), "spec.consumerKey was removed");
+    assert!(brought.validate_cel_update(&own).is_err(), "spec.consumerKey was added later");
+}
+
+#[tokio::test]
+async fn the_api_server_accepts_and_refuses() {
+    let cluster = Cluster::new().await;
+    for spec in good() {
+        let created = cluster.consumers.create(&PostParams::default(), &object(&spec)).await;
+        assert!(created.is_ok(), "{spec}: {created:?}");
+    }
+    for (spec, word) in bad() {
+        let refusal = cluster.consumers.create(&PostParams::default(), &object(&spec)).await.unwrap_err().to_string();
+        assert!(refusal.contains(word), "{spec}: {refusal}");
+    }
+}
+
+#[tokio::test]
+async fn unknown_fields_are_refused_under_strict_validation() {
+    let cluster = Cluster::new().await;
+    let manifest = json!({ "apiVersion": "oauthconsumers.dev/v1alpha1", "kind": "OAuthConsumer", "metadata": { "name": "strict" },
+                           "spec": { "name": "x", "secretRef": { "name": "x" }, "aproved": true } });
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), manifest.to_string()).unwrap();
+    let applied = kubectl(&cluster.namespace, &["apply", "--validate=strict", "-f", file.path().to_str().unwrap()]);
+    let refusal = String::from_utf8_lossy(&applied.stderr);
+    assert!(!applied.status.success() && refusal.contains("unknown field \"spec.aproved\""), "{refusal}");
+}
+
+#[tokio::test]
+async fn a_new_object_has_its_defaults_and_does_not_look_finished() {
+    let cluster = Cluster::new().await;
+    let created = cluster.consumer("fresh", json!({})).await;
+    assert_eq!(created.spec.secret_ref.key, "consumerSecret");
+    let status = created.status.unwrap();
+    assert_eq!(status.conditions.len(), 1);
+    let ready = &status.conditions[0];
+    assert_eq!((ready.type_.as_str(), ready.status.as_str(), ready.reason.as_str()), ("Ready", "Unknown", "Pending"));
+}
+
+#[tokio::test]
+async fn null_is_no_value() {
+    let cluster = Cluster::new().await;
+    let manifest = json!({ "apiVersion": "oauthconsumers.dev/v1alpha1", "kind": "OAuthConsumer", "metadata": { "name": "nulls" },
+                           "spec": { "name": "x", "secretRef": { "name": "x" }, "approved": null, "hold": null, "consumerKey": null } });
+    let params = PatchParams::apply("test");
+    let refusal = cluster.consumers.patch("nulls", &params, &Patch::Apply(manifest)).await.unwrap_err().to_string();
+    for field in ["spec.approved", "spec.hold", "spec.consumerKey"] {
+        assert!(refusal.contains(field), "{refusal}");
+    }
+}
+
+#[tokio::test]
+async fn the_api_server_keeps_keys_as_they_are() {
+    let cluster = Cluster::new().await;
+    let name = "keys";
+    cluster.consumer(name, json!({})).await;
+    let status = |status: Value| {
+        let (consumers, params) = (cluster.consumers.clone(), PatchParams::default());
+        async move { consumers.patch_status(name, &params, &Patch::Merge(json!({ "status": status }))).await }
+    };
+    status(json!({ "consumerKey": "first-key" })).await.unwrap();
+    for (change, what) in [
+        (json!({ "consumerKey": "other-key" }), "changed"),
+        (json!({ "consumerKey": null }), "removed"),
+        (Value::Null, "removed with the status"),
+    ] {
+        let refusal = status(change).await.unwrap_err().to_string();
+        assert!(refusal.contains("given once"), "{what}: {refusal}");
+    }
+    let late = Patch::Merge(json!({ "spec": { "consumerKey": "too-late-1" } }));
+    let refusal = cluster.consumers.patch(name, &PatchParams::default(), &late).await.unwrap_err().to_string();
+    assert!(refusal.contains("only be given when the object is created"), "{refusal}");
+    assert_eq!(cluster.get(name).await.status.unwrap().consumer_key.as_deref(), Some("first-key"));
+}
+
+#[tokio::test]
+async fn columns_short_name_category_and_selectors_work() {
+    let cluster = Cluster::new().await;
+    cluster.consumer("jazz", json!({ "name": "Jazz Team Server" })).await;
+    let text = |args: &[&str]| String::from_utf8(kubectl(&cluster.namespace, args).stdout).unwrap();
+    let table = text(&["get", "oac"]);
+    assert_eq!(
+        table.lines().next().unwrap().split("  ").map(str::trim).filter(|c| !c.is_empty()).collect::<Vec<_>>(),
+        ["NAME", "CONSUMER NAME", "CONSUMER KEY", "STATUS", "READY", "AGE"]
+    );
+    assert!(table.contains("Jazz Team Server"));
+    let wide = text(&["get", "oauth", "-o", "wide"]);
+    assert!(["SECRET", "DECIDED BY", "REASON", "jazz-oauth", "Pending"].iter().all(|part| wide.contains(part)), "{wide}");
+    assert!(text(&["get", "oac", "--field-selector", "spec.secretRef.name=jazz-oauth"]).contains("jazz"));
+    assert!(!text(&["get", "oac", "--field-selector", "spec.secretRef.name=other"]).contains("jazz"));
+    let explained = text(&["explain", "oac.spec.approved"]);
+    assert!(explained.contains("true approves, false disapproves, absent means that nobody has"), "{explained}");
+}
+
+#[tokio::test]
+async fn the_installed_crd_serves_what_the_committed_one_says() {
+    let cluster = Cluster::new().await;
+    let crds: kube::Api<CustomResourceDefinition> = kube::Api::all(cluster.client.clone());
+    let installed = crds.get("oauthconsumers.oauthconsumers.dev").await.unwrap();
+    let (installed, generated) = (&installed.spec.versions[0], &crd().spec.versions[0]);
+    // The API server fills in nothing and prunes nothing: what is written down is what holds.
+    assert_eq!(serde_json::to_value(&installed.schema).unwrap(), serde_json::to_value(&generated.schema).unwrap());
+}

@@ -1,0 +1,437 @@
+//! `decide` and `conclude` without a cluster: every reachable record meets every possible observation.
+//!
+//! A world is what there is; one `settle` is one reconcile. An independent oracle, written from the contract, says what
+//! has to come out.
+
+use std::collections::HashSet;
+
+use jiff::Timestamp;
+use oauthconsumer_operator::consumer::{
+    Again, Committed, ConsumerKey, Decision, DecisionDraft, Effect, EventReason, Failure, Object, Observed, Outcome, Owner, Phc,
+    Plan, Reason, Record, Revocation, SecretDraft, SecretLimits, SecretOutcome, SecretProblem, SecretRef, SecretSeen,
+    SecretSource, SecretValue, State, Stored, Truth, conclude, decide,
+};
+
+const CLUSTER: &str = "cluster";
+const UID: &str = "uid";
+
+#[derive(Clone, PartialEq)]
+struct World {
+    object: Option<Object>,
+    secret: Option<(&'static str, &'static str)>,
+    record: Option<Stored>,
+}
+
+fn own_key() -> ConsumerKey {
+    ConsumerKey::derive(CLUSTER, UID)
+}
+
+fn object() -> Object {
+    Object {
+        namespace: "team-a".into(),
+        name: "jazz".into(),
+        generation: 1,
+        deleting: false,
+        has_finalizer: true,
+        other_finalizers: Vec::new(),
+        consumer_name: "Jazz".into(),
+        secret_ref: SecretRef { name: "jazz-oauth".into(), key: "consumerSecret".into() },
+        approved: None,
+        hold: None,
+        adopted_key: None,
+        published_key: None,
+    }
+}
+
+const VALUE: &str = "a secret, long enough";
+const OTHER: &str = "another secret, long enough";
+const SHORT: &str = "short";
+
+fn worlds() -> Vec<World> {
+    let mut objects = vec![None];
+    for (deleting, has_finalizer) in [(false, false), (false, true), (true, false), (true, true)] {
+        for approved in [None, Some(true), Some(false)] {
+            for hold in [None, Some("leaked".to_owned())] {
+                for published in [None, Some(own_key().to_string()), Some("a-foreign-key".to_owned())] {
+                    for generation in [1, 2] {
+                        objects.push(Some(Object {
+                            deleting,
+                            has_finalizer,
+                            approved,
+                            hold: hold.clone(),
+                            generation,
+                            published_key: published.clone(),
+                            ..object()
+                        }));
+                    }
+                }
+            }
+        }
+    }
+    let secrets = [None, Some(("1", VALUE)), Some(("2", VALUE)), Some(("3", OTHER)), Some(("4", SHORT))];
+    let mut worlds = Vec::new();
+    for object in &objects {
+        for secret in secrets {
+            worlds.push(World { object: object.clone(), secret, record: None });
+        }
+    }
+    worlds
+}
+
+// === impl World ===
+
+impl World {
+    fn source(&self) -> Option<SecretSource> {
+        let (version, _) = self.secret?;
+        let reference = object().secret_ref;
+        Some(SecretSource { name: reference.name, key: reference.key, uid: "secret".into(), resource_version: version.into() })
+    }
+
+    fn observed(&self, secret: SecretSeen) -> Observed {
+        Observed {
+            owner: Owner { cluster_id: CLUSTER.into(), uid: UID.into() },
+            installation: "default".into(),
+            limits: SecretLimits::default(),
+            object: self.object.clone(),
+            secret,
+            record: self.record.clone(),
+            hash_is_known: false,
+        }
+    }
+
+    fn glance(&self) -> Observed {
+        self.observed(self.source().map_or(SecretSeen::Missing, SecretSeen::Unread))
+    }
+
+    fn look(&self) -> Observed {
+        let read = |(_, value): (&str, &str)| SecretValue::accept(value.as_bytes(), SecretLimits::default());
+        match (self.source(), self.secret) {
+            (Some(source), Some(secret)) => self.observed(SecretSeen::Read(source, read(secret))),
+            _ => self.observed(SecretSeen::Missing),
+        }
+    }
+
+    /// One reconcile: the world afterwards, and what was done.
+    fn settle(&self) -> (Self, Plan) {
+        let plan = decide(&self.glance());
+        let writes = plan.effects.iter().any(|effect| matches!(effect, Effect::WriteRecord(_) | Effect::RemoveRecord));
+        let plan = if writes { decide(&self.look()) } else { plan };
+        let mut after = self.clone();
+        for effect in &plan.effects {
+            after.carry_out(effect);
+        }
+        (after, plan)
+    }
+
+    fn carry_out(&mut self, effect: &Effect) {
+        let version = self.record.as_ref().map_or(1, |stored| stored.version + 1);
+        match effect {
+            Effect::AddFinalizer => self.object.as_mut().unwrap().has_finalizer = true,
+            Effect::RemoveFinalizer => self.object = None,
+            Effect::RemoveRecord => {
+                let record = self.record.clone().map_or_else(|| record(&object(), State::Removed), |stored| stored.record);
+                self.record = Some(Stored { record: record.removed(), version, intact: true });
+            }
+            Effect::WriteRecord(draft) => {
+                let object = self.object.clone().unwrap();
+                let hash = || Phc::stored(format!("the hash of {}", self.secret.unwrap().1));
+                let (secret_source, secret) = match draft.secret.clone() {
+                    SecretDraft::Keep(source) => (source, self.record.clone().unwrap().record.secret),
+                    SecretDraft::Refuse(problem, source) => (source, SecretOutcome::Refused(problem)),
+                    SecretDraft::Accept(source) => (Some(source), SecretOutcome::Accepted(hash())),
+                };
+                let decision = draft.decision.clone().map(|decision| match decision {
+                    DecisionDraft::Keep(decision) => decision,
+                    DecisionDraft::New { approved } => {
+                        Decision { approved, by: None, at: Timestamp::UNIX_EPOCH, generation: object.generation }
+                    }
+                });
+                let record = Record {
+                    consumer_key: draft.consumer_key.clone(),
+                    decision,
+                    hold: object.hold.clone(),
+                    revocation: draft.revocation.clone(),
+                    secret_source,
+                    secret,
+                    ..record(&object, draft.state)
+                };
+                self.record = Some(Stored { record, version, intact: true });
+            }
+        }
+    }
+
+    fn live(&self) -> Option<&Record> {
+        self.record.as_ref().map(|stored| &stored.record).filter(|record| !record.is_removed())
+    }
+}
+
+fn record(object: &Object, state: State) -> Record {
+    Record {
+        consumer_key: own_key(),
+        owner: Owner { cluster_id: CLUSTER.into(), uid: UID.into() },
+        installation: "default".into(),
+        namespace: object.namespace.clone(),
+        object: object.name.clone(),
+        name: object.consumer_name.clone(),
+        generation: object.generation,
+        state,
+        decision: None,
+        hold: None,
+        revocation: None,
+        secret_source: None,
+        secret: SecretOutcome::Refused(SecretProblem::NotFound),
+    }
+}
+
+/// Every record that reconciles can lead to, and some that only an attacker or a `revoke` can.
+fn records() -> Vec<Option<Stored>> {
+    let mut seen = HashSet::new();
+    let mut records = vec![None];
+    for world in worlds() {
+        let (after, _) = world.settle();
+        if let Some(stored) =
+            after.record.filter(|stored| seen.insert(format!("{stored:?} {:?}", stored.record.phc().map(Phc::as_str))))
+        {
+            let edited = Stored { intact: false, record: Record { state: State::Approved, ..stored.record.clone() }, ..stored };
+            let revocation =
+                Revocation { at: Timestamp::UNIX_EPOCH, reason: "INC-1".into(), generation: stored.record.generation };
+            let revoked = Record { revocation: Some(revocation), state: State::Revoked, ..stored.record.clone() };
+            if !stored.record.is_removed() {
+                records.push(Some(edited));
+                records.push(Some(Stored { record: revoked, ..stored }));
+                records.push(Some(Stored { record: Record { state: State::OutOfScope, ..stored.record.clone() }, ..stored }));
+            }
+            records.push(Some(stored));
+        }
+    }
+    records
+}
+
+/// Every observation on every record, settled; with what was there before and what was done.
+fn all() -> impl Iterator<Item = (World, World, Plan)> {
+    let worlds = worlds();
+    records().into_iter().flat_map(move |record| {
+        worlds.clone().into_iter().map(move |world| {
+            let before = World { record: record.clone(), ..world };
+            let (after, plan) = before.settle();
+            (before, after, plan)
+        })
+    })
+}
+
+/// Whether the object is one whose record has to be kept.
+fn is_kept(world: &World) -> bool {
+    world
+        .object
+        .as_ref()
+        .is_some_and(|object| !object.deleting && object.published_key.as_deref().is_none_or(|key| key == own_key().as_str()))
+}
+
+#[test]
+fn there_are_enough_cases() {
+    let count = all().count();
+    assert!(count > 50_000, "{count}");
+}
+
+#[test]
+fn a_settled_world_stays_as_it_is() {
+    for (_, after, plan) in all() {
+        assert!(plan.effects.len() <= 2);
+        // Whether a value is too short depends on a setting, so that one is looked at again.
+        let too_short = after.live().is_some_and(|record| record.secret == SecretOutcome::Refused(SecretProblem::TooShort));
+        assert!(decide(&after.glance()).is_empty() || too_short, "a glance finds more to do after {plan:?}");
+        assert!(decide(&after.look()).is_empty(), "a look finds more to do after {plan:?}");
+    }
+}
+
+#[test]
+fn the_end_state_does_not_depend_on_the_way() {
+    for (before, after, _) in all().filter(|(before, ..)| is_kept(before)) {
+        let (scratch, _) = World { record: None, ..before.clone() }.settle();
+        let (reached, scratch) = (after.live().unwrap(), scratch.live().unwrap());
+        assert_eq!(
+            (&reached.consumer_key, &reached.name, reached.generation),
+            (&scratch.consumer_key, &scratch.name, scratch.generation)
+        );
+        assert_eq!(
+            (&reached.secret, &reached.secret_source, &reached.hold),
+            (&scratch.secret, &scratch.secret_source, &scratch.hold)
+        );
+        assert!(reached.state == scratch.state || reached.state == State::Revoked);
+        assert_eq!(reached.decision.as_ref().map(|d| d.approved), scratch.decision.as_ref().map(|d| d.approved));
+    }
+}
+
+#[test]
+fn nothing_is_open_that_nobody_approved() {
+    for (before, after, _) in all() {
+        let open = after.record.as_ref().is_some_and(Stored::admits);
+        let object = before.object.as_ref();
+        let allowed = is_kept(&before)
+            && object.is_some_and(|object| object.approved == Some(true) && object.hold.is_none())
+            && matches!(before.secret, Some((_, VALUE | OTHER)));
+        assert!(!open || allowed, "{:?} admits for {object:?}", after.record);
+        if let Some(phc) = after.live().and_then(Record::phc) {
+            assert_eq!(phc.as_str(), format!("the hash of {}", before.secret.unwrap().1), "the hash is of what the Secret holds");
+        }
+    }
+}
+
+#[test]
+fn what_is_gone_is_removed_and_leaves_a_tombstone_before_its_finalizer() {
+    for (before, after, plan) in all().filter(|(before, ..)| !is_kept(before)) {
+        assert!(after.live().is_none());
+        assert!(!plan.effects.iter().any(|effect| matches!(effect, Effect::WriteRecord(_) | Effect::AddFinalizer)));
+        let Some(object) = &before.object else { continue };
+        if object.deleting && object.has_finalizer {
+            assert!(after.record.is_some_and(|stored| stored.record.is_removed()), "a slow peer could bring it back");
+            assert_eq!(plan.effects.last(), Some(&Effect::RemoveFinalizer));
+        }
+    }
+}
+
+#[test]
+fn a_revocation_is_lifted_only_by_a_later_approval() {
+    let mut lifted = 0;
+    for (before, after, _) in all().filter(|(before, ..)| is_kept(before)) {
+        let Some(revoked) = before.live().filter(|record| record.revocation.is_some()) else { continue };
+        let (object, record) = (before.object.as_ref().unwrap(), after.live().unwrap());
+        if record.revocation.is_none() {
+            lifted += 1;
+            assert_eq!(object.approved, Some(true));
+            assert!(object.generation > revoked.generation);
+            assert_ne!(revoked.decision.as_ref().map(|d| d.approved), Some(true), "the same approval again is no new one");
+        } else {
+            assert_eq!(record.state, State::Revoked);
+        }
+    }
+    assert!(lifted > 0);
+}
+
+/// What the contract says about an object whose record is in step, as `(Ready, Approved, Stalled)`.
+fn expected(before: &World, record: &Record) -> (Reason, Reason, bool) {
+    let object = before.object.as_ref().unwrap();
+    let decided = match (record.revocation.is_some(), &object.hold, object.approved) {
+        (true, ..) => Reason::Revoked,
+        (false, Some(_), _) => Reason::OnHold,
+        (false, None, Some(true)) => Reason::Approved,
+        (false, None, Some(false)) => Reason::Disapproved,
+        (false, None, None) => Reason::AwaitingApproval,
+    };
+    match before.secret {
+        None => (Reason::SecretNotFound, Reason::SecretNotFound, false),
+        Some((_, SHORT)) => (Reason::SecretTooShort, Reason::SecretTooShort, true),
+        Some(_) if decided == Reason::Revoked => (Reason::Revoked, Reason::Revoked, true),
+        Some(_) => (Reason::Synced, decided, false),
+    }
+}
+
+#[test]
+fn the_statement_is_what_the_contract_says() {
+    for (before, after, _) in all() {
+        let outcome = Outcome { record: after.record.clone(), ..Outcome::default() };
+        let conclusion = conclude(&before.look(), &outcome);
+        assert_eq!(conclusion.again, Again::AtChange);
+        if !is_kept(&before) {
+            let foreign = before.object.as_ref().is_some_and(|object| !object.deleting);
+            assert_eq!(conclusion.statement.map(|statement| statement.ready.reason), foreign.then_some(Reason::ForeignKey));
+            continue;
+        }
+        let (statement, record) = (conclusion.statement.unwrap(), after.live().unwrap());
+        let (ready, approved, stalled) = expected(&before, record);
+        assert_eq!((statement.ready.reason, statement.approved.reason), (ready, approved));
+        assert_eq!(statement.ready.status == Truth::True, ready == Reason::Synced);
+        assert_eq!(statement.approved.status == Truth::True, after.record.as_ref().is_some_and(Stored::admits));
+        assert_eq!(statement.stalled.is_some(), stalled);
+        let (key, state, decision) = (record.consumer_key.clone(), record.state, record.decision.clone());
+        assert_eq!(statement.committed, Committed::Record { key, state, decision });
+    }
+}
+
+#[test]
+fn events_tell_of_what_was_committed_and_of_nothing_else() {
+    for (before, after, plan) in all() {
+        let outcome = Outcome { record: after.record.clone(), ..Outcome::default() };
+        let reasons: Vec<_> = conclude(&before.look(), &outcome).notices.into_iter().map(|notice| notice.reason).collect();
+        if before.record == after.record {
+            assert!(reasons.is_empty(), "{reasons:?} without a write: {plan:?}");
+            continue;
+        }
+        let has = |reason| reasons.contains(&reason);
+        let published = before.object.as_ref().is_some_and(|object| object.published_key.is_some());
+        match (before.live(), after.live()) {
+            (Some(_), None) => assert_eq!(reasons, [EventReason::RecordRemoved]),
+            (None, Some(_)) => assert!(has(if published { EventReason::RecordRepaired } else { EventReason::KeyGenerated })),
+            (Some(old), Some(new)) => {
+                assert_eq!(has(EventReason::RecordRepaired), before.record.as_ref().is_some_and(|stored| !stored.intact));
+                let decided = |record: &Record| record.decision.as_ref().map(|decision| decision.approved);
+                let newly = |decision| decided(old) != decided(new) && decided(new) == decision;
+                assert_eq!(has(EventReason::Approved), newly(Some(true)));
+                assert_eq!(has(EventReason::Disapproved), newly(Some(false)) || newly(None));
+                assert_eq!(has(EventReason::Held), old.hold.is_none() && new.hold.is_some());
+                assert_eq!(has(EventReason::HoldLifted), old.hold.is_some() && new.hold.is_none());
+                assert_eq!(has(EventReason::SecretChanged), new.phc().is_some() && old.secret != new.secret);
+            }
+            (None, None) => assert!(reasons.is_empty()),
+        }
+    }
+}
+
+#[test]
+fn failures_claim_nothing() {
+    let failures = [
+        (Failure::Store("down".into()), Some(Reason::StoreUnavailable), Again::Backoff),
+        (Failure::KeyInUse("key".into()), Some(Reason::KeyInUse), Again::AtChange),
+        (Failure::Api("forbidden".into()), Some(Reason::Pending), Again::Backoff),
+        (Failure::Internal("panic".into()), Some(Reason::Pending), Again::Backoff),
+        (Failure::Overtaken("409".into()), None, Again::Backoff),
+    ];
+    for world in worlds().into_iter().filter(|world| world.object.is_some()) {
+        for (failure, reason, again) in &failures {
+            let outcome = Outcome { failure: Some(failure.clone()), ..Outcome::default() };
+            let conclusion = conclude(&world.look(), &outcome);
+            assert_eq!(conclusion.again, *again);
+            assert!(conclusion.notices.is_empty());
+            let deleting = world.object.as_ref().unwrap().deleting;
+            let reason = reason.map(|reason| if deleting { Reason::DeletionBlocked } else { reason });
+            assert_eq!(conclusion.statement.as_ref().map(|statement| statement.ready.reason), reason);
+            if let Some(statement) = conclusion.statement {
+                assert_ne!(statement.ready.status, Truth::True);
+                assert_ne!(statement.approved.status, Truth::True);
+                assert!(!matches!(statement.committed, Committed::Record { .. }));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_removed_record_comes_back_only_with_its_object() {
+    // Only a restore of etcd can show an object again whose removal was recorded.
+    let tombstone = Stored { record: record(&object(), State::Removed), version: 7, intact: true };
+    let back = World { object: Some(object()), secret: Some(("1", VALUE)), record: Some(tombstone) };
+    let (after, _) = back.settle();
+    assert_eq!(after.live().map(|record| record.consumer_key.clone()), Some(own_key()));
+    assert_eq!(after.record.unwrap().version, 8);
+}
+
+#[test]
+fn older_versions_betray_a_restored_cluster() {
+    let recorded = |generation, version: &str| {
+        let source = SecretSource {
+            resource_version: version.into(),
+            ..World { object: None, secret: Some(("", VALUE)), record: None }.source().unwrap()
+        };
+        let record = Record { generation, secret_source: Some(source), ..record(&object(), State::Approved) };
+        Some(Stored { record, version: 1, intact: true })
+    };
+    let seen = |generation, version: &'static str, record| {
+        let object = Object { generation, ..object() };
+        World { object: Some(object), secret: Some((version, VALUE)), record }.look().shows_restored_cluster()
+    };
+    assert!(!seen(2, "100", recorded(2, "100")));
+    assert!(!seen(3, "101", recorded(2, "100")));
+    assert!(seen(1, "100", recorded(2, "100")), "an older generation");
+    assert!(seen(2, "99", recorded(2, "100")), "an older Secret, by number and not by letter");
+    assert!(!seen(2, "99", recorded(2, "")), "once forgotten, forgotten");
+    assert!(!seen(2, "100", None));
+}

@@ -1,0 +1,111 @@
+//! What things cost: requests to the API server, writes to the store, hashes.
+
+use kube::api::{Patch, PatchParams};
+use oauthconsumer_operator::telemetry::Effects;
+use serde_json::json;
+
+use crate::support::{Cluster, FaultyStore, Operator, TestStore, eventually, is};
+
+const SECRET: &str = "a secret, long enough for all";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn creating_a_consumer_takes_one_secret_get_and_two_patches() {
+    let (cluster, store) = (Cluster::new().await, TestStore::sqlite().await);
+    let operator = Operator::start(&cluster, store.store.clone()).await;
+    cluster.secret("cheap-oauth", SECRET).await;
+    operator.requests.take();
+    let store_writes = operator.count(Effects::RecordWritten);
+    cluster.consumer("cheap", json!({ "approved": true })).await;
+    cluster.wait("cheap", "Approved", is("Approved", "True/Approved")).await;
+    settled(&operator).await;
+    assert_eq!(
+        operator.requests.take(),
+        ["GET secrets/cheap-oauth", "PATCH oauthconsumers/cheap", "PATCH oauthconsumers/cheap/status"]
+    );
+    assert_eq!(operator.count(Effects::RecordWritten), store_writes + 1);
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_takes_one_look_and_one_patch_and_no_hash() {
+    let (cluster, store) = (Cluster::new().await, TestStore::sqlite().await);
+    let operator = Operator::start(&cluster, store.store.clone()).await;
+    cluster.secret("decided-oauth", SECRET).await;
+    cluster.consumer("decided", json!({})).await;
+    cluster.ready("decided").await;
+    settled(&operator).await;
+    operator.requests.take();
+    let hashes = operator.count(Effects::SecretHashed);
+    cluster.edit("decided", json!({ "approved": true })).await;
+    cluster.wait("decided", "Approved", is("Approved", "True/Approved")).await;
+    settled(&operator).await;
+    assert_eq!(
+        operator.requests.take(),
+        ["GET oauthconsumers/decided", "GET secrets/decided-oauth", "PATCH oauthconsumers/decided/status"]
+    );
+    assert_eq!(operator.count(Effects::SecretHashed), hashes);
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forced_reconcile_at_the_fixed_point_asks_and_writes_nothing() {
+    let (cluster, store) = (Cluster::new().await, TestStore::sqlite().await);
+    let counted = FaultyStore::over(&store);
+    let operator = Operator::start(&cluster, counted.clone()).await;
+    cluster.secret("still-oauth", SECRET).await;
+    cluster.consumer("still", json!({ "approved": true })).await;
+    cluster.wait("still", "Approved", is("Approved", "True/Approved")).await;
+    settled(&operator).await;
+    operator.requests.take();
+    let (writes, reconciles) = (counted.writes(), operator.reconciles());
+
+    // A label is an event, and so a reconcile, but nothing that a record or a status speaks of.
+    let labels = Patch::Merge(json!({ "metadata": { "labels": { "touched": "yes" } } }));
+    cluster.consumers.patch("still", &PatchParams::default(), &labels).await.unwrap();
+    eventually("another reconcile", || async { operator.reconciles() > reconciles }).await;
+    settled(&operator).await;
+    assert_eq!(operator.requests.take(), Vec::<String>::new());
+    assert_eq!(counted.writes(), writes);
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_with_a_thousand_consumers_writes_and_hashes_nothing() {
+    const COUNT: usize = 1000;
+    let (cluster, store) = (Cluster::new().await, TestStore::sqlite().await);
+    cluster.secret("common", SECRET).await;
+    let first = Operator::start(&cluster, store.store.clone()).await;
+    let create = |i: usize| {
+        let cluster = &cluster;
+        async move { cluster.consumer(&format!("c{i}"), json!({ "approved": true, "secretRef": { "name": "common" } })).await }
+    };
+    for chunk in (0..COUNT).collect::<Vec<_>>().chunks(16) {
+        futures::future::join_all(chunk.iter().map(|i| create(*i))).await;
+    }
+    eventually("all statuses are written", || async { first.count(Effects::StatusWritten) >= COUNT as u64 }).await;
+    settled(&first).await;
+    assert_eq!(first.count(Effects::SecretHashed), COUNT as u64);
+    assert_eq!(first.count(Effects::StatusWritten), COUNT as u64, "one status each");
+    first.stop().await;
+
+    let counted = FaultyStore::over(&store);
+    let second = Operator::start(&cluster, counted.clone()).await;
+    eventually("all are reconciled", || async { second.reconciles() >= COUNT as u64 }).await;
+    second.swept().await;
+    settled(&second).await;
+    assert_eq!(second.requests.take(), Vec::<String>::new(), "nothing is asked, nothing is patched");
+    assert_eq!((counted.writes(), second.count(Effects::SecretHashed)), (0, 0));
+    second.stop().await;
+}
+
+/// Waits until the operator has come to rest: no reconcile for two sweeps.
+async fn settled(operator: &Operator) {
+    loop {
+        let before = operator.reconciles();
+        operator.swept().await;
+        operator.swept().await;
+        if operator.reconciles() == before {
+            return;
+        }
+    }
+}

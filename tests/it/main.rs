@@ -1,0 +1,19 @@
+//! Every test runs against a real API server, etcd, PostgreSQL and SQLite: `make test` starts them.
+//!
+//! A test has a namespace, a store and an operator of its own, so that all of them run side by side.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails may fail loudly")]
+
+mod crd;
+mod decisions;
+mod economy;
+mod edges;
+mod examples;
+mod faults;
+mod lifecycle;
+mod program;
+mod secrets;
+mod signin;
+mod store;
+mod support;
+mod sweep;

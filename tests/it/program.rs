@@ -1,0 +1,229 @@
+//! The program itself, as a process: what it prints, how it waits, how it ends.
+
+use std::process::{Command, Output};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_oauthconsumer-operator");
+
+fn run(args: &[&str]) -> Output {
+    Command::new(PROGRAM).args(args).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn help_teaches() {
+    let help = text(&run(&["--help"]).stdout);
+    for command in ["run", "controller", "signin", "crd", "completion"] {
+        assert!(help.contains(command), "{help}");
+    }
+    let help = text(&run(&["run", "--help"]).stdout);
+    for flag in ["store-url", "store-url-file", "signin-addr", "admin-addr", "namespaces", "cluster-id", "sweep-period"] {
+        assert!(help.contains(&format!("--{flag}")), "{flag}: {help}");
+        let variable = format!("OAUTHCONSUMER_{}", flag.to_uppercase().replace('-', "_"));
+        assert!(help.contains(&variable), "{variable}: {help}");
+    }
+    assert!(text(&run(&[]).stderr).contains("Usage:"), "no command: usage, not silence");
+    assert!(text(&run(&["completion", "bash"]).stdout).contains("complete "));
+    assert!(text(&run(&["--version"]).stdout).contains(env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn the_printed_crd_is_the_committed_one() {
+    let printed = run(&["crd"]);
+    assert!(printed.status.success());
+    assert!(text(&printed.stdout) == include_str!("../../crds/oauthconsumers.yaml"), "run `make generate`");
+}
+
+#[test]
+fn bad_settings_are_refused_with_what_to_do() {
+    for (args, words) in [
+        (&["run", "--sweep-period", "soon"][..], "30s or 2m"),
+        (&["run", "--sweep-period", "0s"], "at least 100ms"),
+        (&["run", "--min-secret-bytes", "0"], "1..=512"),
+        (&["run", "--signin-addr", "8080"], "invalid socket address"),
+        (
+            &["signin", "--admin-addr", "127.0.0.1:0", "--signin-addr", "127.0.0.1:0", "--store-url", "mysql://x"],
+            "sqlite:// or postgres://",
+        ),
+        (&["signin", "--admin-addr", "127.0.0.1:0", "--signin-addr", "127.0.0.1:0", "--store-url-file", "/nowhere"], "/nowhere"),
+        (&["signin", "--admin-addr", "203.0.113.1:9090"], "--admin-addr"),
+    ] {
+        let refused = run(args);
+        let said = text(&refused.stderr);
+        assert!(!refused.status.success() && said.contains(words), "{args:?}: {said}");
+    }
+}
+
+/// Runs a shell script on a control plane that has nothing installed yet.
+fn on_a_fresh_control_plane(script: &str) {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let ran = Command::new(format!("{root}/dev/with-control-plane.sh"))
+        .args(["bash", "-euo", "pipefail", "-c", script])
+        .current_dir(root)
+        .env("PROGRAM", PROGRAM)
+        .output()
+        .unwrap();
+    assert!(ran.status.success(), "{}\n{}", text(&ran.stdout), text(&ran.stderr));
+}
+
+/// Free ports, an operator in the background, and a way to wait.
+const PREPARED: &str = r#"
+ports=$(python3 -c 'import socket
+held = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+print(*(s.getsockname()[1] for s in held))')
+read -r signin admin <<<"$ports"
+store=$DEV_CONTROL_PLANE_DIR/operator/store.db
+start() {
+  "$PROGRAM" run --store-url "sqlite://$store" --signin-addr "127.0.0.1:$signin" --admin-addr "127.0.0.1:$admin" "$@" \
+    2>>"$DEV_CONTROL_PLANE_DIR/operator.log" &
+  operator=$!
+}
+until_so() { for _ in $(seq 300); do if "$@" >/dev/null 2>&1; then return; fi; sleep 0.1; done; echo "never: $*"; cat "$DEV_CONTROL_PLANE_DIR/operator.log"; exit 1; }
+readyz() { curl -s "http://127.0.0.1:$admin/readyz"; }
+ready() { curl -sf "http://127.0.0.1:$admin/readyz"; }
+signs_in() { [ "$(curl -s -o /dev/null -w '%{http_code}' -u "$1:$2" "http://127.0.0.1:$signin/signin/any/path?x=1" -X DELETE)" = "$3" ]; }
+"#;
+
+#[test]
+fn it_waits_visibly_for_the_crd_and_ends_cleanly() {
+    on_a_fresh_control_plane(&format!(
+        r#"{PREPARED}
+start
+waits_for_crd() {{ readyz | grep -q 'CRD oauthconsumers.oauthconsumers.dev is missing; apply crds/oauthconsumers.yaml'; }}
+until_so waits_for_crd
+! ready
+curl -sf "http://127.0.0.1:$admin/livez"
+curl -s "http://127.0.0.1:$admin/metrics" | grep -q '^oauthconsumer_watching 0'
+kubectl apply -f crds/oauthconsumers.yaml
+until_so ready
+curl -s "http://127.0.0.1:$admin/metrics" | grep -q '^oauthconsumer_watching 1'
+kill -TERM $operator
+wait $operator
+"#
+    ));
+}
+
+#[test]
+fn a_killed_process_loses_nothing_and_logs_no_secret() {
+    on_a_fresh_control_plane(&format!(
+        r#"{PREPARED}
+secret=a-very-secret-secret-of-jazz
+kubectl apply -f crds/oauthconsumers.yaml
+kubectl create secret generic jazz-oauth --from-literal=consumerSecret=$secret
+start --log-level trace,hyper=info,h2=info,sqlx=trace,kube_client=trace
+kubectl apply -f - <<Y
+apiVersion: oauthconsumers.dev/v1alpha1
+kind: OAuthConsumer
+metadata: {{name: jazz}}
+spec: {{name: Jazz, approved: true, secretRef: {{name: jazz-oauth}}}}
+Y
+kubectl wait --for=condition=Approved --timeout=30s oac/jazz
+key=$(kubectl get oac jazz -o jsonpath='{{.status.consumerKey}}')
+until_so signs_in "$key" "$secret" 200
+until_so signs_in "$key" "a-wrong-secret-of-jazz" 401
+kill -KILL $operator; wait $operator || true
+
+# Disapproved while nobody looked: refused as soon as somebody does, under the same key.
+kubectl patch oac jazz --type=merge -p '{{"spec":{{"approved":false}}}}'
+start
+kubectl wait --for=condition=Approved=false --timeout=30s oac/jazz
+until_so signs_in "$key" "$secret" 401
+[ "$(kubectl get oac jazz -o jsonpath='{{.status.consumerKey}}')" = "$key" ]
+kill -TERM $operator; wait $operator
+
+# Neither the secret, nor its base64, is in a log, an event, the object or the store.
+kubectl get events,oac -o yaml >"$DEV_CONTROL_PLANE_DIR/dump.yaml"
+for word in "$secret" "$(printf %s "$secret" | base64)" '$argon2id'; do
+  if grep -qF -- "$word" "$DEV_CONTROL_PLANE_DIR/operator.log" "$DEV_CONTROL_PLANE_DIR/dump.yaml"; then echo "found $word"; exit 1; fi
+done
+if grep -qaF -- "$secret" "$store"*; then echo "the store holds the secret"; exit 1; fi
+"#
+    ));
+}
+
+#[test]
+fn a_second_controller_on_one_file_is_refused() {
+    on_a_fresh_control_plane(&format!(
+        r#"{PREPARED}
+kubectl apply -f crds/oauthconsumers.yaml
+start
+until_so ready
+said=$("$PROGRAM" controller --store-url "sqlite://$store" --admin-addr 127.0.0.1:0 2>&1) && exit 1
+grep -q 'another controller uses' <<<"$said"
+kill -TERM $operator; wait $operator
+"#
+    ));
+}
+
+#[test]
+fn a_full_disk_is_said_and_passes() {
+    on_a_fresh_control_plane(&format!(
+        r#"{PREPARED}
+secret=a-very-secret-secret-of-jazz
+kubectl apply -f crds/oauthconsumers.yaml
+kubectl create secret generic jazz-oauth --from-literal=consumerSecret=$secret
+kubectl apply -f - <<Y
+apiVersion: oauthconsumers.dev/v1alpha1
+kind: OAuthConsumer
+metadata: {{name: jazz}}
+spec: {{name: Jazz, approved: true, secretRef: {{name: jazz-oauth}}}}
+Y
+trap '' XFSZ   # a write beyond the limit is then an error, as on a full disk, and no signal
+start
+trap - XFSZ
+kubectl wait --for=condition=Approved --timeout=30s oac/jazz
+key=$(kubectl get oac jazz -o jsonpath='{{.status.consumerKey}}')
+until_so signs_in "$key" "$secret" 200
+
+# Not one byte more for any file: the log goes to the same place, and falls silent.
+prlimit --pid $operator --fsize=4096:unlimited
+kubectl patch oac jazz --type=merge -p '{{"spec":{{"approved":false}}}}'
+kubectl wait --for=jsonpath='{{.status.conditions[?(@.type=="Ready")].reason}}'=StoreUnavailable --timeout=30s oac/jazz
+[ "$(kubectl get oac jazz -o jsonpath='{{.status.state}}')" = Approved ]   # what the store still holds
+
+prlimit --pid $operator --fsize=unlimited:unlimited
+kubectl wait --for=condition=Approved=false --timeout=60s oac/jazz
+kubectl wait --for=condition=Ready --timeout=60s oac/jazz
+until_so signs_in "$key" "$secret" 401
+kill -TERM $operator; wait $operator
+"#
+    ));
+}
+
+#[test]
+fn it_is_not_ready_too_early_and_can_always_be_stopped() {
+    on_a_fresh_control_plane(&format!(
+        r#"{PREPARED}
+kubectl apply -f crds/oauthconsumers.yaml
+# An API server that hangs.
+kill -STOP "$(cat "$DEV_CONTROL_PLANE_DIR/apiserver.pid")"
+start
+answers() {{ readyz | grep -q '^.+. store ok'; }}
+until_so answers
+! ready
+readyz | grep -q '^.-. cluster'
+kill -TERM $operator
+wait $operator
+"#
+    ));
+}
+
+#[test]
+fn without_a_store_a_sign_in_is_neither_allowed_nor_refused() {
+    on_a_fresh_control_plane(&format!(
+        r#"{PREPARED}
+"$PROGRAM" signin --store-url postgres://nobody@127.0.0.1:1/none --signin-addr "127.0.0.1:$signin" --admin-addr "127.0.0.1:$admin" \
+  2>>"$DEV_CONTROL_PLANE_DIR/operator.log" &
+operator=$!
+until_so signs_in 0b9f3f4e-1111-5222-8333-444455556666 some-secret 503
+until_so signs_in 0b9f3f4e-1111-5222-8333-444455556666 some-secret 503
+waits() {{ readyz | grep -q 'store: waiting for it'; }}
+until_so waits
+! ready
+kill -TERM $operator
+wait $operator
+"#
+    ));
+}

@@ -1,0 +1,169 @@
+//! Everything that can be wrong with a Secret: the condition, the message, the sign-in, and the way back.
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
+
+use crate::support::{Cluster, Operator, TestStore, condition, eventually, is, on_both_stores, says};
+
+on_both_stores!(every_bad_value_has_its_reason_and_a_way_back, a_deleted_secret_ends_sign_in_until_it_is_back);
+
+const GOOD: &str = "a good secret, long enough";
+
+async fn every_bad_value_has_its_reason_and_a_way_back(store: TestStore) {
+    let cluster = Cluster::new().await;
+    let operator = Operator::start(&cluster, store.store.clone()).await;
+    cluster.secret("edge-oauth", GOOD).await;
+    cluster.consumer("edge", json!({ "approved": true })).await;
+    let approved = cluster.wait("edge", "Approved", is("Approved", "True/Approved")).await;
+    let key = approved.status.unwrap().consumer_key.unwrap();
+
+    let big = vec![b'x'; 1024 * 1024 - 1024];
+    let cases: [(&[u8], &str, &str); 11] = [
+        (b"", "False/SecretTooShort", "shorter than 16 bytes"),
+        (b"fifteen bytes..", "False/SecretTooShort", "shorter than 16 bytes"),
+        (b"short\n", "False/SecretTooShort", "shorter than 16 bytes"),
+        (&[b'x'; 513], "False/SecretTooLong", "longer than 512 bytes"),
+        (&big, "False/SecretTooLong", "longer than 512 bytes"),
+        (&[0xff; 20], "False/SecretInvalid", "not UTF-8"),
+        (b"0123456789\x00abcdef", "False/SecretInvalid", "control character"),
+        (b"0123456789\nabcdef", "False/SecretInvalid", "control character"),
+        (b" 0123456789abcdef", "False/SecretInvalid", "white space"),
+        (b"0123456789abcdef\n", "False/SecretInvalid", "--from-file=consumerSecret=/dev/stdin"),
+        (b"0123456789abcdef\r\n", "False/SecretInvalid", "ends with a newline"),
+    ];
+    for (value, expected, words) in cases {
+        let shown = String::from_utf8_lossy(&value[..value.len().min(20)]).into_owned();
+        cluster.secret("edge-oauth", value).await;
+        let bad = cluster.wait("edge", &format!("{shown:?} is {expected}"), is("Ready", expected)).await;
+        assert_eq!(condition(&bad, "Approved"), expected);
+        assert_eq!(condition(&bad, "SecretReady"), expected);
+        assert_eq!(condition(&bad, "Stalled"), expected.replace("False", "True"), "only the user can help");
+        assert!(says(&bad, "SecretReady", words), "{shown:?}: {:?}", bad.status);
+        assert!(!operator.admits(&key, GOOD).await);
+        assert!(!operator.admits(&key, &String::from_utf8_lossy(value)).await);
+
+        cluster.secret("edge-oauth", GOOD).await;
+        let back = cluster.wait("edge", "Approved again", is("Approved", "True/Approved")).await;
+        assert_eq!(condition(&back, "Ready"), "True/Synced");
+        assert_eq!(condition(&back, "Stalled"), "absent");
+        assert!(operator.admits(&key, GOOD).await, "after {shown:?}");
+    }
+    cluster.event("edge", "SecretUnusable").await;
+    operator.stop().await;
+}
+
+async fn a_deleted_secret_ends_sign_in_until_it_is_back(store: TestStore) {
+    let cluster = Cluster::new().await;
+    let operator = Operator::start(&cluster, store.store.clone()).await;
+    cluster.secret("gone-oauth", GOOD).await;
+    cluster.consumer("gone", json!({ "approved": true })).await;
+    let approved = cluster.wait("gone", "Approved", is("Approved", "True/Approved")).await;
+    let key = approved.status.unwrap().consumer_key.unwrap();
+
+    for next in [GOOD, "another secret, long enough"] {
+        cluster.delete_secret("gone-oauth").await;
+        let waiting = cluster.wait("gone", "SecretNotFound", is("Approved", "False/SecretNotFound")).await;
+        assert_eq!(condition(&waiting, "Stalled"), "absent");
+        assert!(!operator.admits(&key, GOOD).await);
+        cluster.secret("gone-oauth", next).await;
+        cluster.wait("gone", "Approved", is("Approved", "True/Approved")).await;
+        assert!(operator.admits(&key, next).await);
+        assert_eq!(operator.admits(&key, GOOD).await, next == GOOD, "only the secret that is back");
+    }
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_without_the_key_waits_for_it() {
+    let (cluster, store) = (Cluster::new().await, TestStore::sqlite().await);
+    let operator = Operator::start(&cluster, store.store.clone()).await;
+    cluster.secret_data("keyless-oauth", [("other".to_owned(), ByteString(GOOD.into()))].into()).await;
+    cluster.consumer("keyless", json!({ "approved": true })).await;
+    let waiting = cluster.wait("keyless", "SecretKeyMissing", is("Ready", "False/SecretKeyMissing")).await;
+    assert_eq!(condition(&waiting, "Stalled"), "absent");
+    assert!(says(&waiting, "Ready", "has no key \"consumerSecret\""));
+    cluster.secret("keyless-oauth", GOOD).await;
+    cluster.wait("keyless", "Approved", is("Approved", "True/Approved")).await;
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_immutable_secret_works_and_is_replaced_by_deleting_it() {
+    let (cluster, store) = (Cluster::new().await, TestStore::sqlite().await);
+    let operator = Operator::start(&cluster, store.store.clone()).await;
+    let immutable = |value: &str| Secret {
+        immutable: Some(true),
+        data: Some([("consumerSecret".to_owned(), ByteString(value.into()))].into()),
+        ..serde_json::from_value(json!({ "metadata": { "name": "fixed-oauth" } })).unwrap()
+    };
+    cluster.secrets.create(&kube::api::PostParams::default(), &immutable(GOOD)).await.unwrap();
+    cluster.consumer("fixed", json!({ "approved": true })).await;
+    let approved = cluster.wait("fixed", "Approved", is("Approved", "True/Approved")).await;
+    let key = approved.status.unwrap().consumer_key.unwrap();
+    cluster.delete_secret("fixed-oauth").await;
+    let next = "another secret, long enough";
+    cluster.secrets.create(&kube::api::PostParams::default(), &immutable(next)).await.unwrap();
+    eventually("the new secret is in use", || operator.admits(&key, next)).await;
+    assert!(!operator.admits(&key, GOOD).await);
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_of_another_namespace_is_out_of_reach() {
+    let (cluster, elsewhere, store) = (Cluster::new().await, Cluster::new().await, TestStore::sqlite().await);
+    let operator = Operator::start(&cluster, store.store.clone()).await;
+    elsewhere.secret("far-oauth", GOOD).await;
+    cluster.consumer("far", json!({ "approved": true })).await;
+    cluster.wait("far", "SecretNotFound", is("Ready", "False/SecretNotFound")).await;
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_consumers_with_one_secret_live_apart() {
+    let (cluster, store) = (Cluster::new().await, TestStore::sqlite().await);
+    let operator = Operator::start(&cluster, store.store.clone()).await;
+    cluster.secret("shared", GOOD).await;
+    let mut keys = Vec::new();
+    for name in ["one", "two"] {
+        cluster.consumer(name, json!({ "approved": true, "secretRef": { "name": "shared" } })).await;
+        let approved = cluster.wait(name, "Approved", is("Approved", "True/Approved")).await;
+        keys.push(approved.status.unwrap().consumer_key.unwrap());
+    }
+    let salted = store.text("SELECT CAST(COUNT(DISTINCT phc) AS TEXT) FROM oauth_consumers").await;
+    assert_eq!(salted.as_deref(), Some("2"), "equal secrets have different hashes");
+    let next = "the next secret, long enough";
+    cluster.secret("shared", next).await;
+    for key in &keys {
+        eventually("the next secret is in use", || operator.admits(key, next)).await;
+    }
+    cluster.delete("one").await;
+    eventually("the first is refused", || async { !operator.admits(&keys[0], next).await }).await;
+    assert!(operator.admits(&keys[1], next).await);
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secrets_labels_cost_neither_a_hash_nor_a_status() {
+    use oauthconsumer_operator::telemetry::Effects;
+    let (cluster, store) = (Cluster::new().await, TestStore::sqlite().await);
+    let operator = Operator::start(&cluster, store.store.clone()).await;
+    cluster.secret("labelled-oauth", GOOD).await;
+    cluster.consumer("labelled", json!({ "approved": true })).await;
+    let before = cluster.wait("labelled", "Approved", is("Approved", "True/Approved")).await;
+    let (hashes, written) = (operator.count(Effects::SecretHashed), operator.count(Effects::RecordWritten));
+
+    let labels = Patch::Merge(json!({ "metadata": { "labels": { "touched": "yes" } } }));
+    let touched = cluster.secrets.patch("labelled-oauth", &PatchParams::default(), &labels).await.unwrap();
+    let version = touched.metadata.resource_version.unwrap();
+    eventually("the new version of the Secret is recorded", || async {
+        store.text("SELECT secret_resource_version FROM oauth_consumers").await.as_ref() == Some(&version)
+    })
+    .await;
+    assert_eq!(operator.count(Effects::SecretHashed), hashes);
+    assert_eq!(operator.count(Effects::RecordWritten), written + 1);
+    let after = cluster.get("labelled").await;
+    assert_eq!(after.metadata.resource_version, before.metadata.resource_version, "nothing was written to the object");
+    operator.stop().await;
+}

@@ -1,0 +1,233 @@
+//! The API server of the tests. Never anybody's own: only the kubeconfig that `dev/with-control-plane.sh` made is read.
+
+use std::collections::BTreeMap;
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::client::{Body, ClientBuilder};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::wait::{await_condition, conditions};
+use kube::{Api, Client, Config, ResourceExt};
+use oauthconsumer_operator::api::OAuthConsumer;
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+use tower::util::MapRequestLayer;
+use uuid::Uuid;
+
+/// How long a test waits for anything. Only failures take this long.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A namespace of the test's own.
+#[derive(Clone)]
+pub struct Cluster {
+    pub client: Client,
+    pub namespace: String,
+    pub consumers: Api<OAuthConsumer>,
+    pub secrets: Api<Secret>,
+}
+
+/// The requests that a client has sent: `GET secrets/jazz-oauth`, `PATCH oauthconsumers/jazz/status`.
+#[derive(Clone, Default)]
+pub struct Requests(Arc<Mutex<Vec<String>>>);
+
+pub fn kubeconfig() -> String {
+    std::env::var("OAUTHCONSUMER_TEST_KUBECONFIG").expect(
+        "tests need a control plane of their own: run `make test`, or `dev/with-control-plane.sh dev/with-postgres.sh cargo test`",
+    )
+}
+
+async fn config(user: &str) -> Config {
+    let options = KubeConfigOptions { context: Some(user.to_owned()), ..KubeConfigOptions::default() };
+    let kubeconfig = Kubeconfig::read_from(kubeconfig()).unwrap();
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
+    config.default_retry = false;
+    config
+}
+
+/// Runs the server's own kubectl, as a user would.
+pub fn kubectl(namespace: &str, args: &[&str]) -> Output {
+    Command::new("kubectl").args(["--namespace", namespace]).args(args).env("KUBECONFIG", kubeconfig()).output().unwrap()
+}
+
+/// A condition of an object, as `status/reason`.
+pub fn condition(object: &OAuthConsumer, kind: &str) -> String {
+    let found = object.status.iter().flat_map(|status| &status.conditions).find(|condition| condition.type_ == kind);
+    found.map_or_else(|| "absent".to_owned(), |condition| format!("{}/{}", condition.status, condition.reason))
+}
+
+/// Whether a condition has this `status/reason`, and speaks of the object's present generation.
+pub fn is(kind: &'static str, expected: &'static str) -> impl Fn(&OAuthConsumer) -> bool + Clone {
+    move |object| {
+        let current = object.status.as_ref().and_then(|status| status.observed_generation) == object.metadata.generation;
+        current && condition(object, kind) == expected
+    }
+}
+
+/// Whether a condition's message holds this text.
+pub fn says(object: &OAuthConsumer, kind: &str, text: &str) -> bool {
+    let conditions = object.status.iter().flat_map(|status| &status.conditions);
+    conditions.filter(|condition| condition.type_ == kind).any(|condition| condition.message.contains(text))
+}
+
+// === impl Requests ===
+
+impl Requests {
+    /// Those sent since the last call, but for events, watches and lists.
+    pub fn take(&self) -> Vec<String> {
+        let all = std::mem::take(&mut *self.0.lock().unwrap());
+        all.into_iter().filter(|request| request.contains('/')).collect()
+    }
+
+    fn record(&self, method: &str, path: &str) {
+        // /apis/GROUP/VERSION/namespaces/NAMESPACE/RESOURCE/NAME or /api/VERSION/namespaces/...
+        let parts: Vec<_> = path.split('/').skip_while(|part| *part != "namespaces").skip(2).collect();
+        if parts.first().is_some_and(|resource| *resource != "events") {
+            self.0.lock().unwrap().push(format!("{method} {}", parts.join("/")));
+        }
+    }
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    /// A fresh namespace on the shared API server, which has the committed CRD.
+    pub async fn new() -> Self {
+        static CRD: OnceCell<()> = OnceCell::const_new();
+        let client = Client::try_from(config("admin").await).unwrap();
+        CRD.get_or_init(|| install_crd(client.clone())).await;
+
+        let namespace = format!("t-{}", Uuid::new_v4().simple());
+        let object =
+            Namespace { metadata: ObjectMeta { name: Some(namespace.clone()), ..ObjectMeta::default() }, ..Namespace::default() };
+        Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &object).await.unwrap();
+        let (consumers, secrets) = (Api::namespaced(client.clone(), &namespace), Api::namespaced(client.clone(), &namespace));
+        Self { client, namespace, consumers, secrets }
+    }
+
+    /// A client for this user whose requests are recorded.
+    pub async fn recorded_client(user: &str) -> (Client, Requests) {
+        let requests = Requests::default();
+        let recorder = requests.clone();
+        let layer = MapRequestLayer::new(move |request: axum::http::Request<Body>| {
+            recorder.record(request.method().as_str(), request.uri().path());
+            request
+        });
+        (ClientBuilder::try_from(config(user).await).unwrap().with_layer(&layer).build(), requests)
+    }
+
+    /// Creates or replaces a Secret with one key.
+    pub async fn secret(&self, name: &str, value: impl AsRef<[u8]>) -> Secret {
+        self.secret_data(name, [("consumerSecret".to_owned(), ByteString(value.as_ref().to_vec()))].into()).await
+    }
+
+    pub async fn secret_data(&self, name: &str, data: BTreeMap<String, ByteString>) -> Secret {
+        let secret = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name }, "data": data });
+        self.secrets.patch(name, &PatchParams::apply("test").force(), &Patch::Apply(secret)).await.unwrap()
+    }
+
+    pub async fn delete_secret(&self, name: &str) {
+        self.secrets.delete(name, &DeleteParams::default()).await.unwrap();
+    }
+
+    /// Creates a consumer that refers to the Secret `<name>-oauth`; `spec` adds to that.
+    pub async fn consumer(&self, name: &str, spec: Value) -> OAuthConsumer {
+        self.try_consumer(name, spec).await.unwrap()
+    }
+
+    pub async fn try_consumer(&self, name: &str, spec: Value) -> Result<OAuthConsumer, kube::Error> {
+        let mut object = json!({
+            "apiVersion": "oauthconsumers.dev/v1alpha1", "kind": "OAuthConsumer", "metadata": { "name": name },
+            "spec": { "name": format!("The consumer {name}"), "secretRef": { "name": format!("{name}-oauth") } },
+        });
+        merge(&mut object["spec"], spec);
+        self.consumers.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await
+    }
+
+    /// Merges a change into an object's spec, as `kubectl patch --type=merge` does.
+    pub async fn edit(&self, name: &str, spec: Value) -> OAuthConsumer {
+        let patch = Patch::Merge(json!({ "spec": spec }));
+        self.consumers.patch(name, &PatchParams::default(), &patch).await.unwrap()
+    }
+
+    pub async fn get(&self, name: &str) -> OAuthConsumer {
+        self.consumers.get(name).await.unwrap()
+    }
+
+    pub async fn delete(&self, name: &str) {
+        self.consumers.delete(name, &DeleteParams::default()).await.unwrap();
+    }
+
+    /// Waits until the object is as expected. Says what it is like, and its events, when that does not come.
+    pub async fn wait(&self, name: &str, what: &str, expected: impl Fn(&OAuthConsumer) -> bool) -> OAuthConsumer {
+        let reached =
+            await_condition(self.consumers.clone(), name, |object: Option<&OAuthConsumer>| object.is_some_and(&expected));
+        if let Ok(object) = tokio::time::timeout(PATIENCE, reached).await {
+            return object.unwrap().unwrap();
+        }
+        let object = serde_json::to_string_pretty(&self.consumers.get_opt(name).await.unwrap()).unwrap();
+        panic!("{name} never came to: {what}\nevents: {:?}\n{object}", self.events(name).await)
+    }
+
+    /// Waits until the object is ready in its present generation.
+    pub async fn ready(&self, name: &str) -> OAuthConsumer {
+        self.wait(name, "Ready=True", is("Ready", "True/Synced")).await
+    }
+
+    /// Waits until an object of this UID is gone.
+    pub async fn gone(&self, object: &OAuthConsumer) {
+        let (name, uid) = (object.name_any(), object.uid().unwrap());
+        let gone = await_condition(self.consumers.clone(), &name, conditions::is_deleted(&uid));
+        tokio::time::timeout(PATIENCE, gone).await.unwrap_or_else(|_| panic!("{name} was never deleted")).unwrap();
+    }
+
+    /// The reasons of an object's events, in the order in which they were made.
+    pub async fn events(&self, name: &str) -> Vec<String> {
+        let events: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
+        let mut events = events.list(&ListParams::default()).await.unwrap().items;
+        events.retain(|event| event.regarding.as_ref().and_then(|regarding| regarding.name.as_deref()) == Some(name));
+        events.sort_by_key(|event| event.event_time.clone().map(|time| time.0));
+        events.into_iter().filter_map(|event| event.reason).collect()
+    }
+
+    /// Waits until an object has an event of this reason.
+    pub async fn event(&self, name: &str, reason: &str) {
+        eventually(&format!("event {reason} of {name}"), || async { self.events(name).await.iter().any(|r| r == reason) }).await;
+    }
+}
+
+/// Asks again until the answer is yes.
+pub async fn eventually<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
+    let asked = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| panic!("never came to: {what}"));
+}
+
+/// JSON merge patch (RFC 7396), for specs in tests.
+fn merge(target: &mut Value, patch: Value) {
+    match patch {
+        Value::Object(fields) if target.is_object() => {
+            for (name, value) in fields {
+                merge(&mut target[name], value);
+            }
+        }
+        value => *target = value,
+    }
+}
+
+async fn install_crd(client: Client) {
+    let crd: Value = serde_yaml::from_str(include_str!("../../../crds/oauthconsumers.yaml")).unwrap();
+    let crds: Api<CustomResourceDefinition> = Api::all(client);
+    let name = "oauthconsumers.oauthconsumers.dev";
+    crds.patch(name, &PatchParams::apply("test").force(), &Patch::Apply(crd)).await.unwrap();
+    let established = await_condition(crds, name, conditions::is_crd_established());
+    tokio::time::timeout(PATIENCE, established).await.expect("the CRD is never established").unwrap();
+}

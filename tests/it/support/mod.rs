@@ -1,0 +1,24 @@
+//! The world of a test: a namespace, stores, operators, requests that are counted.
+
+mod cluster;
+mod operator;
+mod stores;
+
+pub use cluster::{Cluster, condition, eventually, is, kubectl, says};
+pub use operator::Operator;
+pub use stores::{FaultyStore, TestStore};
+
+/// Runs a test once on SQLite and once on PostgreSQL.
+macro_rules! on_both_stores {
+    ($($test:ident),+ $(,)?) => {
+        mod on_sqlite {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() { super::$test($crate::support::TestStore::sqlite().await).await; })+
+        }
+        mod on_postgres {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() { super::$test($crate::support::TestStore::postgres().await).await; })+
+        }
+    };
+}
+pub(crate) use on_both_stores;

@@ -1,0 +1,128 @@
+//! An operator inside the test's process, with requests that are counted and hashes that are cheap.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::to_bytes;
+use axum::http::{HeaderMap, Request, StatusCode, header};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use oauthconsumer_operator::consumer::{HashCost, SecretLimits};
+use oauthconsumer_operator::controller::{self, Settings};
+use oauthconsumer_operator::hashing::HashPool;
+use oauthconsumer_operator::signin::{self, Verifier};
+use oauthconsumer_operator::store::ConsumerStore;
+use oauthconsumer_operator::telemetry::{Effects, Metrics, Readiness, ReconcileResult};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use super::cluster::{Cluster, Requests};
+
+pub struct Operator {
+    pub metrics: Arc<Metrics>,
+    pub requests: Requests,
+    store: Arc<dyn ConsumerStore>,
+    shutdown: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+/// What `/signin` answered.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: String,
+}
+
+const CHEAP: HashCost = HashCost { memory: 32, passes: 1, lanes: 1 };
+
+// === impl Operator ===
+
+impl Operator {
+    /// Starts an operator for the test's namespace, and waits until it watches.
+    pub async fn start(cluster: &Cluster, store: Arc<dyn ConsumerStore>) -> Self {
+        Self::start_with(cluster, store, "admin", |_| {}).await
+    }
+
+    pub async fn start_with(
+        cluster: &Cluster,
+        store: Arc<dyn ConsumerStore>,
+        user: &str,
+        adjust: impl FnOnce(&mut Settings),
+    ) -> Self {
+        let (client, requests) = Cluster::recorded_client(user).await;
+        let mut settings = Settings {
+            cluster_id: controller::cluster_uid(&cluster.client).await.unwrap(),
+            cluster_id_is_uid: false,
+            installation: "default".into(),
+            namespaces: vec![cluster.namespace.clone()],
+            limits: SecretLimits::default(),
+            sweep_period: Duration::from_millis(250),
+            reconcile_timeout: Duration::from_secs(10),
+            longest_pause: Duration::from_millis(500),
+        };
+        adjust(&mut settings);
+        let (metrics, shutdown) = (Arc::new(Metrics::default()), CancellationToken::new());
+        let hashing = HashPool::new(1, CHEAP);
+        let run =
+            controller::run(settings, client, store.clone(), hashing, metrics.clone(), Readiness::default(), shutdown.clone());
+        let task = tokio::spawn(async move { run.await.expect("a part of the controller panicked") });
+        let operator = Self { metrics, requests, store, shutdown, task };
+        super::eventually("the operator watches", || async { operator.metrics.watching.get() == 1 }).await;
+        operator
+    }
+
+    /// Stops it as SIGTERM does, and waits until everything has finished.
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        tokio::time::timeout(Duration::from_secs(10), self.task).await.expect("the operator did not stop").unwrap();
+    }
+
+    pub fn count(&self, effect: Effects) -> u64 {
+        self.metrics.count_of(effect)
+    }
+
+    /// Reconciles that came to an end.
+    pub fn reconciles(&self) -> u64 {
+        use ReconcileResult::{ApiFailed, Done, Internal, KeyInUse, Overtaken, Quiet, StoreFailed};
+        let results = [ApiFailed, Done, Internal, KeyInUse, Overtaken, Quiet, StoreFailed];
+        results.into_iter().map(|result| self.metrics.count_of_results(result)).sum()
+    }
+
+    /// Waits for a sweep that begins after now to finish.
+    pub async fn swept(&self) {
+        let before = self.metrics.sweeps.get();
+        super::eventually("two sweeps", || async { self.metrics.sweeps.get() >= before + 2 }).await;
+    }
+
+    /// Signs in as `curl -u KEY:SECRET` does.
+    pub async fn signin(&self, key: &str, secret: &str) -> Answer {
+        let authorization = format!("Basic {}", STANDARD.encode(format!("{key}:{secret}")));
+        self.ask(&[(header::AUTHORIZATION.as_str(), authorization.as_bytes())]).await
+    }
+
+    /// Asks `/signin` with these headers.
+    pub async fn ask(&self, headers: &[(&str, &[u8])]) -> Answer {
+        let verifier = Verifier::new(Arc::new(self.store.clone().into()), HashPool::new(1, CHEAP)).await.unwrap();
+        let mut request = Request::get("/signin");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(axum::body::Body::empty()).unwrap();
+        let response = signin::routes(Arc::new(verifier), self.metrics.clone()).oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = String::from_utf8(to_bytes(body, 1 << 16).await.unwrap().to_vec()).unwrap();
+        Answer { status: parts.status, headers: parts.headers, body }
+    }
+
+    /// Whether these credentials sign in; anything but a clear yes or no fails the test.
+    pub async fn admits(&self, key: &str, secret: &str) -> bool {
+        let answer = self.signin(key, secret).await;
+        match answer.status {
+            StatusCode::OK => true,
+            StatusCode::UNAUTHORIZED => false,
+            _ => panic!("neither yes nor no: {answer:?}"),
+        }
+    }
+}

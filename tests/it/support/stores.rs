@@ -1,0 +1,174 @@
+//! Stores of a test's own, and one that fails on demand.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use oauthconsumer_operator::consumer::{ConsumerKey, Owner, Record, Stored};
+use oauthconsumer_operator::store::{self, Access, ConsumerStore, Head, StoreError};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// An empty store of the test's own.
+pub struct TestStore {
+    pub url: String,
+    pub store: Arc<dyn ConsumerStore>,
+    /// Removed with the test.
+    pub folder: Option<TempDir>,
+}
+
+/// Passes everything on to a real store, unless told otherwise.
+pub struct FaultyStore {
+    inner: Arc<dyn ConsumerStore>,
+    down: AtomicBool,
+    /// Commits, and then says that it did not.
+    lose_next_reply: AtomicBool,
+    /// Owners whose records cannot be read without a panic.
+    poison: Mutex<HashSet<String>>,
+    writes: AtomicUsize,
+}
+
+pub fn postgres_url() -> String {
+    std::env::var("OAUTHCONSUMER_TEST_POSTGRES_URL")
+        .expect("tests need PostgreSQL: run `make test`, or `dev/with-control-plane.sh dev/with-postgres.sh cargo test`")
+}
+
+// === impl TestStore ===
+
+impl TestStore {
+    pub async fn sqlite() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("store.db").display());
+        let store = store::open(&url, Access::Controller).await.unwrap();
+        Self { url, store, folder: Some(folder) }
+    }
+
+    pub async fn postgres() -> Self {
+        let server = postgres_url();
+        let database = format!("t_{}", Uuid::new_v4().simple());
+        let mut connection = PgConnection::connect(&server).await.unwrap();
+        sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {database}"))).execute(&mut connection).await.unwrap();
+        let url = format!("{}/{database}", server.rsplit_once('/').unwrap().0);
+        let store = store::open(&url, Access::Controller).await.unwrap();
+        Self { url, store, folder: None }
+    }
+
+    /// Opens the same store once more, as another process would that only reads.
+    pub async fn reader(&self) -> Arc<dyn ConsumerStore> {
+        store::open(&self.url, Access::SignIn).await.unwrap()
+    }
+
+    /// Runs SQL behind the operator's back.
+    pub async fn sql(&self, statement: &str) {
+        let statement = AssertSqlSafe(statement.to_owned());
+        if let Some(path) = self.url.strip_prefix("sqlite://") {
+            let mut connection = SqliteConnection::connect(path).await.unwrap();
+            sqlx::query(statement).execute(&mut connection).await.unwrap();
+        } else {
+            let mut connection = PgConnection::connect(&self.url).await.unwrap();
+            sqlx::query(statement).execute(&mut connection).await.unwrap();
+        }
+    }
+
+    /// One text column of one row.
+    pub async fn text(&self, query: &str) -> Option<String> {
+        let query = AssertSqlSafe(query.to_owned());
+        if let Some(path) = self.url.strip_prefix("sqlite://") {
+            let mut connection = SqliteConnection::connect(path).await.unwrap();
+            sqlx::query_scalar(query).fetch_optional(&mut connection).await.unwrap()
+        } else {
+            let mut connection = PgConnection::connect(&self.url).await.unwrap();
+            sqlx::query_scalar(query).fetch_optional(&mut connection).await.unwrap()
+        }
+    }
+}
+
+// === impl FaultyStore ===
+
+impl FaultyStore {
+    pub fn over(store: &TestStore) -> Arc<Self> {
+        Arc::new(Self {
+            inner: store.store.clone(),
+            down: AtomicBool::new(false),
+            lose_next_reply: AtomicBool::new(false),
+            poison: Mutex::default(),
+            writes: AtomicUsize::new(0),
+        })
+    }
+
+    /// Takes the store down, or brings it back.
+    pub fn set_down(&self, down: bool) {
+        self.down.store(down, Ordering::SeqCst);
+    }
+
+    /// Commits the next write and then answers that the store is unavailable.
+    pub fn lose_next_reply(&self) {
+        self.lose_next_reply.store(true, Ordering::SeqCst);
+    }
+
+    /// Panics whenever this object's record is read.
+    pub fn poison(&self, uid: &str) {
+        self.poison.lock().unwrap().insert(uid.to_owned());
+    }
+
+    /// Writes so far.
+    pub fn writes(&self) -> usize {
+        self.writes.load(Ordering::SeqCst)
+    }
+
+    fn up(&self) -> Result<(), StoreError> {
+        if self.down.load(Ordering::SeqCst) { Err(StoreError::Unavailable("taken down by the test".into())) } else { Ok(()) }
+    }
+}
+
+#[async_trait]
+impl ConsumerStore for FaultyStore {
+    async fn by_owner(&self, owner: &Owner) -> Result<Option<Stored>, StoreError> {
+        self.up()?;
+        assert!(!self.poison.lock().unwrap().contains(&owner.uid), "a poisoned record, as the test wanted");
+        self.inner.by_owner(owner).await
+    }
+
+    async fn by_key(&self, key: &ConsumerKey) -> Result<Option<Stored>, StoreError> {
+        self.up()?;
+        self.inner.by_key(key).await
+    }
+
+    async fn live(&self, cluster_id: &str, installation: &str) -> Result<Vec<Stored>, StoreError> {
+        self.up()?;
+        self.inner.live(cluster_id, installation).await
+    }
+
+    async fn write(&self, record: Record, replaces: Option<i64>, now: Timestamp) -> Result<Stored, StoreError> {
+        self.up()?;
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        let result = self.inner.write(record, replaces, now).await;
+        if self.lose_next_reply.swap(false, Ordering::SeqCst) {
+            return Err(StoreError::Unavailable("the reply was lost, as the test wanted".into()));
+        }
+        result
+    }
+
+    async fn forget_secret_versions(&self, cluster_id: &str, now: Timestamp) -> Result<usize, StoreError> {
+        self.up()?;
+        self.inner.forget_secret_versions(cluster_id, now).await
+    }
+
+    async fn drop_tombstones(&self, cluster_id: &str, installation: &str, before: Timestamp) -> Result<usize, StoreError> {
+        self.up()?;
+        self.inner.drop_tombstones(cluster_id, installation, before).await
+    }
+
+    async fn head(&self) -> Result<Head, StoreError> {
+        self.up()?;
+        self.inner.head().await
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}

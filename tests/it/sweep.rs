@@ -1,0 +1,239 @@
+//! Records edited, lost, made up and orphaned behind the operator's back; and the guard against mass deletion.
+
+use kube::ResourceExt;
+use kube::api::{Patch, PatchParams};
+use oauthconsumer_operator::consumer::Owner;
+use oauthconsumer_operator::controller::{self, Settings};
+use oauthconsumer_operator::telemetry::Effects;
+use serde_json::json;
+
+use crate::support::{Cluster, Operator, TestStore, eventually, is, on_both_stores};
+
+on_both_stores!(
+    an_edited_record_is_refused_at_once_and_put_right,
+    a_lost_record_is_written_again_under_its_key,
+    a_made_up_record_is_removed,
+    an_orphan_goes_when_its_finalizer_was_taken_by_force,
+    records_out_of_scope_are_disabled_until_they_are_back,
+    after_a_restore_of_the_cluster_hashes_are_checked_once,
+);
+
+const PATCH: PatchParams = PatchParams { dry_run: false, force: false, field_manager: None, field_validation: None };
+const SECRET: &str = "a secret, long enough for all";
+
+/// A consumer that can sign in; answers its key.
+async fn approved(cluster: &Cluster, name: &str) -> String {
+    cluster.secret(&format!("{name}-oauth"), SECRET).await;
+    cluster.consumer(name, json!({ "approved": true })).await;
+    let object = cluster.wait(name, "Approved", is("Approved", "True/Approved")).await;
+    object.status.unwrap().consumer_key.unwrap()
+}
+
+/// No sweep comes by itself.
+fn rarely(settings: &mut Settings) {
+    settings.sweep_period = std::time::Duration::from_hours(1);
+}
+
+async fn an_edited_record_is_refused_at_once_and_put_right(store: TestStore) {
+    let cluster = Cluster::new().await;
+    let quiet = Operator::start_with(&cluster, store.store.clone(), "admin", rarely).await;
+    let key = approved(&cluster, "edited").await;
+    cluster.secret("never-oauth", SECRET).await;
+    cluster.consumer("never", json!({ "approved": false })).await;
+    let never = cluster.ready("never").await.status.unwrap().consumer_key.unwrap();
+    quiet.stop().await;
+
+    let edits = [
+        ("approved by hand", &never, format!("UPDATE oauth_consumers SET state = 'Approved' WHERE consumer_key = '{never}'")),
+        (
+            "given another hash",
+            &key,
+            "UPDATE oauth_consumers SET phc = '$argon2id$v=19$m=32,t=1,p=1$c29tZXNhbHQ$Rdescudvih8' WHERE state = 'Approved'"
+                .into(),
+        ),
+        ("renamed", &key, format!("UPDATE oauth_consumers SET name = 'Mallory' WHERE consumer_key = '{key}'")),
+        ("given a higher generation", &key, format!("UPDATE oauth_consumers SET generation = 99 WHERE consumer_key = '{key}'")),
+    ];
+    for (what, edited, edit) in edits {
+        store.sql(&edit).await;
+        let operator = Operator::start(&cluster, store.store.clone()).await;
+        eventually(&format!("a record that was {what} is repaired"), || async { operator.count(Effects::RecordRepaired) == 1 })
+            .await;
+        operator.swept().await;
+        assert_eq!(operator.admits(edited, SECRET).await, *edited == key, "{what}");
+        assert_eq!(operator.count(Effects::RecordRepaired), 1, "once");
+        operator.stop().await;
+    }
+    cluster.event("edited", "RecordRepaired").await;
+    cluster.event("never", "RecordRepaired").await;
+
+    // With nobody there to repair it, an edited record signs nobody in.
+    let alone = Operator::start_with(&cluster, store.store.clone(), "admin", rarely).await;
+    eventually("the first sweep is over", || async { alone.metrics.sweeps.get() == 1 }).await;
+    store.sql(&format!("UPDATE oauth_consumers SET state = 'Approved' WHERE consumer_key = '{never}'")).await;
+    assert!(!alone.admits(&never, SECRET).await);
+    alone.stop().await;
+}
+
+async fn a_lost_record_is_written_again_under_its_key(store: TestStore) {
+    let cluster = Cluster::new().await;
+    let operator = Operator::start(&cluster, store.store.clone()).await;
+    let key = approved(&cluster, "lost").await;
+    store.sql("DELETE FROM oauth_consumers").await;
+    eventually("the consumer can sign in again", || operator.admits(&key, SECRET)).await;
+    cluster.event("lost", "RecordRepaired").await;
+    let status = cluster.ready("lost").await.status.unwrap();
+    assert_eq!(status.consumer_key.as_deref(), Some(key.as_str()));
+    operator.stop().await;
+}
+
+async fn a_made_up_record_is_removed(store: TestStore) {
+    let cluster = Cluster::new().await;
+    let operator = Operator::start(&cluster, store.store.clone()).await;
+    let key = approved(&cluster, "real").await;
+    let columns = "cluster_id, installation, namespace, object, name, generation, state, phc, secret_problem, secret_name, \
+                   secret_key, secret_uid, secret_resource_version, decision_approved, decision_by, decision_at, \
+                   decision_generation, updated_at, version, checksum";
+    store
+        .sql(&format!(
+            "INSERT INTO oauth_consumers (consumer_key, uid, {columns}) \
+             SELECT 'made-up-key', 'made-up-uid', {columns} FROM oauth_consumers WHERE consumer_key = '{key}'"
+        ))
+        .await;
+    assert!(!operator.admits("made-up-key", SECRET).await, "its checksum does not fit");
+    let state = "SELECT state FROM oauth_consumers WHERE consumer_key = 'made-up-key'";
+    eventually("the made-up record is a tombstone", || async { store.text(state).await.as_deref() == Some("Removed") }).await;
+    assert!(operator.admits(&key, SECRET).await);
+    operator.stop().await;
+}
+
+async fn an_orphan_goes_when_its_finalizer_was_taken_by_force(store: TestStore) {
+    let cluster = Cluster::new().await;
+    let unbound = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+    let by_force = || cluster.consumers.patch("forced", &PATCH, &unbound);
+    // With the operator up: noticed by the deletion.
+    let operator = Operator::start_with(&cluster, store.store.clone(), "admin", rarely).await;
+    let key = approved(&cluster, "forced").await;
+    let object = cluster.get("forced").await;
+    // Both at once; if the operator is faster than the force, it was no orphan, and gone all the same.
+    let _ = futures::join!(cluster.delete("forced"), by_force());
+    cluster.gone(&object).await;
+    eventually("the record is gone", || async { !operator.admits(&key, SECRET).await }).await;
+
+    // With the operator down: found by the sweep.
+    let key = approved(&cluster, "forced").await;
+    operator.stop().await;
+    by_force().await.unwrap();
+    cluster.delete("forced").await;
+    let operator = Operator::start(&cluster, store.store.clone()).await;
+    eventually("the orphan is gone", || async { !operator.admits(&key, SECRET).await }).await;
+    assert_eq!(operator.metrics.sweep_guard.get(), 0);
+    operator.stop().await;
+}
+
+async fn records_out_of_scope_are_disabled_until_they_are_back(store: TestStore) {
+    let (kept, dropped) = (Cluster::new().await, Cluster::new().await);
+    let both = |settings: &mut Settings| settings.namespaces = vec![kept.namespace.clone(), dropped.namespace.clone()];
+    let operator = Operator::start_with(&kept, store.store.clone(), "admin", both).await;
+    let (inside, outside) = (approved(&kept, "inside").await, approved(&dropped, "outside").await);
+    operator.stop().await;
+
+    let operator = Operator::start(&kept, store.store.clone()).await;
+    eventually("the record out of scope is disabled", || async { !operator.admits(&outside, SECRET).await }).await;
+    assert!(operator.admits(&inside, SECRET).await);
+    // Another installation on the same store is left alone.
+    let other = |settings: &mut Settings| settings.installation = "another".into();
+    let stranger = Operator::start_with(&Cluster::new().await, store.store.clone(), "admin", other).await;
+    stranger.swept().await;
+    assert!(operator.admits(&inside, SECRET).await);
+    stranger.stop().await;
+    operator.stop().await;
+
+    let operator = Operator::start_with(&kept, store.store.clone(), "admin", both).await;
+    eventually("it is back with its namespace", || operator.admits(&outside, SECRET)).await;
+    operator.stop().await;
+}
+
+async fn after_a_restore_of_the_cluster_hashes_are_checked_once(store: TestStore) {
+    let cluster = Cluster::new().await;
+    let operator = Operator::start(&cluster, store.store.clone()).await;
+    let keys = [approved(&cluster, "one").await, approved(&cluster, "two").await];
+    operator.stop().await;
+
+    // As if etcd had been set back: of one Secret the store has seen a newer version than the cluster shows.
+    for name in ["one", "two"] {
+        let uid = cluster.get(name).await.uid().unwrap();
+        let owner = Owner { cluster_id: controller::cluster_uid(&cluster.client).await.unwrap(), uid };
+        let stored = store.store.by_owner(&owner).await.unwrap().unwrap();
+        let mut record = stored.record;
+        if name == "one" {
+            record.secret_source.as_mut().unwrap().resource_version = "99999999999".into();
+        }
+        store.store.write(record, Some(stored.version), jiff::Timestamp::now()).await.unwrap();
+    }
+    let operator = Operator::start(&cluster, store.store.clone()).await;
+    eventually("every hash is compared with its Secret", || async { operator.count(Effects::SecretHashed) == 2 }).await;
+    cluster.event("one", "ClusterRestored").await;
+    operator.swept().await;
+    assert_eq!(operator.count(Effects::SecretHashed), 2, "once");
+    for key in &keys {
+        assert!(operator.admits(key, SECRET).await);
+    }
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_guard_removes_a_few_orphans_at_a_time_and_says_so() {
+    const COUNT: u64 = 12;
+    let (cluster, store) = (Cluster::new().await, TestStore::sqlite().await);
+    let operator = Operator::start(&cluster, store.store.clone()).await;
+    let kept = approved(&cluster, "kept").await;
+    let keys = vanished(&cluster, operator, COUNT).await;
+
+    let slowly = |settings: &mut Settings| settings.sweep_period = std::time::Duration::from_secs(2);
+    let operator = Operator::start_with(&cluster, store.store.clone(), "admin", slowly).await;
+    eventually("the guard alarms", || async { operator.metrics.sweep_guard.get() == 1 }).await;
+    eventually("a sweep ends", || async { operator.metrics.orphans.get() == 7 }).await;
+    assert_eq!(operator.count(Effects::RecordRemoved), 5, "no more than five of twelve in one period");
+    eventually("all are removed", || async { operator.count(Effects::RecordRemoved) == COUNT }).await;
+    eventually("the guard is calm again", || async { operator.metrics.sweep_guard.get() == 0 }).await;
+    for key in keys {
+        assert!(!operator.admits(&key, SECRET).await);
+    }
+    assert!(operator.admits(&kept, SECRET).await);
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_shares_nothing_with_the_records_removes_nothing() {
+    let (cluster, store) = (Cluster::new().await, TestStore::sqlite().await);
+    let operator = Operator::start(&cluster, store.store.clone()).await;
+    let keys = vanished(&cluster, operator, 8).await;
+    let operator = Operator::start(&cluster, store.store.clone()).await;
+    eventually("the guard alarms", || async { operator.metrics.sweep_guard.get() == 1 }).await;
+    operator.swept().await;
+    operator.swept().await;
+    assert_eq!((operator.count(Effects::RecordRemoved), operator.metrics.orphans.get()), (0, 8));
+    assert!(operator.admits(&keys[0], SECRET).await);
+    operator.stop().await;
+}
+
+/// Consumers that all vanish while nobody looks, as after a mistake; answers their keys.
+async fn vanished(cluster: &Cluster, operator: Operator, count: u64) -> Vec<String> {
+    cluster.secret("common", SECRET).await;
+    for i in 0..count {
+        cluster.consumer(&format!("c{i}"), json!({ "approved": true, "secretRef": { "name": "common" } })).await;
+    }
+    let mut keys = Vec::new();
+    for i in 0..count {
+        let object = cluster.wait(&format!("c{i}"), "Approved", is("Approved", "True/Approved")).await;
+        keys.push(object.status.unwrap().consumer_key.unwrap());
+    }
+    operator.stop().await;
+    let unbound = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+    for i in 0..count {
+        cluster.consumers.patch(&format!("c{i}"), &PATCH, &unbound).await.unwrap();
+        cluster.delete(&format!("c{i}")).await;
+    }
+    keys
+}
