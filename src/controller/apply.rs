@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::observe::Look;
 use super::{Context, now, patch};
 use crate::consumer::{
-    ConsumerKey, Decision, DecisionDraft, Draft, Effect, Failure, Object, Outcome, Phc, Plan, Record, SecretDraft, SecretOutcome,
-    SecretProblem, SecretSeen, State, Stored,
+    ConsumerKey, Decision, DecisionDraft, Draft, Effect, Failure, Object, Observed, Outcome, Phc, Plan, Record, SecretDraft,
+    SecretOutcome, SecretProblem, SecretSeen, State, Stored,
 };
 use crate::store::StoreError;
 use crate::telemetry::Effects;
@@ -88,19 +88,12 @@ async fn write(ctx: &Context, look: &Look, object: &Object, draft: Draft) -> Res
         DecisionDraft::New { approved } => Decision { approved, by: None, at: now, generation: object.generation },
     });
     let record = Record {
-        consumer_key: draft.consumer_key,
-        owner: seen.owner.clone(),
-        installation: seen.installation.clone(),
-        namespace: object.namespace.clone(),
-        object: object.name.clone(),
-        name: object.consumer_name.clone(),
-        generation: object.generation,
-        state: draft.state,
         decision,
         hold: object.hold.clone(),
         revocation: draft.revocation,
         secret_source,
         secret,
+        ..blank(&look.seen, object, draft.consumer_key, draft.state)
     };
     Ok(ctx.store.write(record, seen.record.as_ref().map(|stored| stored.version), now).await?)
 }
@@ -117,27 +110,35 @@ async fn hash(ctx: &Context, look: &Look) -> Result<Phc, Failure> {
     Ok(phc)
 }
 
+/// A record of this object with nothing decided and no secret.
+fn blank(seen: &Observed, object: &Object, consumer_key: ConsumerKey, state: State) -> Record {
+    Record {
+        consumer_key,
+        owner: seen.owner.clone(),
+        installation: seen.installation.clone(),
+        namespace: object.namespace.clone(),
+        object: object.name.clone(),
+        name: object.consumer_name.clone(),
+        generation: object.generation,
+        state,
+        decision: None,
+        hold: None,
+        revocation: None,
+        secret_source: None,
+        secret: SecretOutcome::Refused(SecretProblem::NotFound),
+    }
+}
+
 /// Turns the record into a tombstone, or leaves one where there never was a record.
 async fn bury(ctx: &Context, look: &Look) -> Result<Stored, Failure> {
     let seen = &look.seen;
     let record = match (&seen.record, &seen.object) {
         (Some(stored), _) => stored.record.clone(),
-        (None, Some(object)) => Record {
+        (None, Some(object)) => {
             // A key that nobody else can have: the one it would have had was never given, and is not used up.
-            consumer_key: ConsumerKey::derive(&seen.owner.cluster_id, &format!("removed/{}", seen.owner.uid)),
-            owner: seen.owner.clone(),
-            installation: seen.installation.clone(),
-            namespace: object.namespace.clone(),
-            object: object.name.clone(),
-            name: object.consumer_name.clone(),
-            generation: object.generation,
-            state: State::Removed,
-            decision: None,
-            hold: None,
-            revocation: None,
-            secret_source: None,
-            secret: SecretOutcome::Refused(SecretProblem::NotFound),
-        },
+            let key = ConsumerKey::derive(&seen.owner.cluster_id, &format!("removed/{}", seen.owner.uid));
+            blank(seen, object, key, State::Removed)
+        }
         (None, None) => return Err(Failure::Internal("nothing to remove".into())),
     };
     let version = seen.record.as_ref().map(|stored| stored.version);

@@ -5,8 +5,9 @@ use oauthconsumer_operator::consumer::{
     ConsumerKey, Decision, Owner, Phc, Record, Revocation, SecretOutcome, SecretProblem, SecretSource, State,
 };
 use oauthconsumer_operator::store::{self, Access, OpenError, StoreError};
+use sqlx::{Connection, PgConnection};
 
-use crate::support::{TestStore, on_both_stores};
+use crate::support::{TestStore, eventually, on_both_stores};
 
 on_both_stores!(
     a_record_comes_back_as_it_was_written,
@@ -266,6 +267,60 @@ fn both_stores_have_the_same_columns() {
         columns(include_str!("../../src/store/migrations/sqlite/0001_oauth_consumers.sql")),
         columns(include_str!("../../src/store/migrations/postgres/0001_oauth_consumers.sql"))
     );
+}
+
+/// Between a client and PostgreSQL. Frozen, it holds on to the connections it has and passes nothing on, as when the primary
+/// loses its power; new ones work, as with the primary that took over.
+struct Proxy {
+    url: String,
+    freeze: tokio::sync::watch::Sender<()>,
+}
+
+impl Proxy {
+    async fn before(url: &str) -> Self {
+        let target = url.split(['@', '/']).nth(3).unwrap().to_owned();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = url.replace(&target, &listener.local_addr().unwrap().to_string());
+        let (freeze, frozen) = tokio::sync::watch::channel(());
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let (target, mut frozen) = (target.clone(), frozen.clone());
+                frozen.mark_unchanged();
+                tokio::spawn(async move {
+                    let mut server = tokio::net::TcpStream::connect(target).await.unwrap();
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                        _ = frozen.changed() => std::future::pending().await,
+                    }
+                });
+            }
+        });
+        Self { url, freeze }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_hangs_is_given_up() {
+    let store = TestStore::postgres().await;
+    store.store.write(record("a"), None, now()).await.unwrap();
+    let proxy = Proxy::before(&store.url).await;
+    let client = store::open(&proxy.url, Access::SignIn).await.unwrap();
+    let ask = || async { client.by_owner(&record("a").owner).await };
+    assert!(ask().await.unwrap().is_some());
+
+    // As many requests as there are connections are under way when the primary falls silent.
+    let mut lock = PgConnection::connect(&store.url).await.unwrap();
+    sqlx::query("BEGIN").execute(&mut lock).await.unwrap();
+    sqlx::query("LOCK TABLE oauth_consumers").execute(&mut lock).await.unwrap();
+    let waiting = async {
+        let count = "SELECT CAST(COUNT(*) AS TEXT) FROM pg_locks WHERE NOT granted AND relation = 'oauth_consumers'::regclass";
+        eventually("all of them wait", || async { store.text(count).await.as_deref() == Some("8") }).await;
+        proxy.freeze.send(()).unwrap();
+        drop(lock);
+    };
+    let (answers, ()) = futures::join!(futures::future::join_all((0..8).map(|_| ask())), waiting);
+    assert!(answers.iter().all(|answer| matches!(answer, Err(StoreError::Unavailable(_)))), "{answers:?}");
+    eventually("other connections work", || async { ask().await.is_ok() }).await;
 }
 
 #[tokio::test]
