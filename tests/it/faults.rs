@@ -1,9 +1,12 @@
 //! What fails, and what it costs the rest.
 
+use std::time::Duration;
+
 use axum::http::StatusCode;
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, ResourceExt};
+use oauthconsumer_operator::controller::Settings;
 use oauthconsumer_operator::telemetry::ReconcileResult;
 use serde_json::json;
 
@@ -60,20 +63,30 @@ async fn a_lost_reply_is_no_second_consumer(store: TestStore) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_costs_only_its_own_object() {
+    one_object_fails(FaultyStore::poison).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reconcile_without_end_costs_only_its_own_object() {
+    one_object_fails(FaultyStore::stall).await;
+}
+
+async fn one_object_fails(fail: impl Fn(&FaultyStore, &str)) {
     let (cluster, store) = (Cluster::new().await, TestStore::sqlite().await);
     let faulty = FaultyStore::over(&store);
     cluster.secret("common", SECRET).await;
     let spec = json!({ "approved": true, "secretRef": { "name": "common" } });
     let poisoned = cluster.consumer("poisoned", spec.clone()).await;
-    faulty.poison(&poisoned.uid().unwrap());
-    let operator = Operator::start(&cluster, faulty.clone()).await;
+    fail(&faulty, &poisoned.uid().unwrap());
+    let impatient = |settings: &mut Settings| settings.reconcile_timeout = Duration::from_secs(1);
+    let operator = Operator::start_with(&cluster, faulty.clone(), "admin", impatient).await;
     let failed = cluster.wait("poisoned", "Pending", |object| says(object, "Ready", "the operator failed")).await;
     assert_eq!(condition(&failed, "Ready"), "Unknown/Pending");
     for name in ["well", "fine"] {
         cluster.consumer(name, spec.clone()).await;
         cluster.wait(name, "Approved", is("Approved", "True/Approved")).await;
     }
-    // It backs off, and does not write its status again and again.
+    // It is tried again, and does not write its status again and again.
     let version = cluster.get("poisoned").await.metadata.resource_version;
     let failures = operator.metrics.count_of_results(ReconcileResult::Internal);
     eventually("more attempts", || async { operator.metrics.count_of_results(ReconcileResult::Internal) > failures + 2 }).await;

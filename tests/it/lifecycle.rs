@@ -18,6 +18,7 @@ on_both_stores!(
     names_and_secrets_change_and_the_key_stays,
     a_new_object_of_the_same_name_is_another_consumer,
     a_key_can_be_brought_along,
+    the_key_survives_the_loss_of_status_and_record,
 );
 
 const SECRET: &str = "a secret of jazz, long enough";
@@ -223,6 +224,40 @@ async fn a_key_can_be_brought_along(store: TestStore) {
     assert!(!operator.admits(&brought, SECRET).await);
     cluster.consumer("second", json!({ "approved": true, "consumerKey": brought })).await;
     cluster.wait("second", "KeyInUse", is("Ready", "False/KeyInUse")).await;
+    operator.stop().await;
+}
+
+async fn the_key_survives_the_loss_of_status_and_record(store: TestStore) {
+    let cluster = Cluster::new().await;
+    let operator = Operator::start(&cluster, store.store.clone()).await;
+    cluster.secret("lost-oauth", SECRET).await;
+    cluster.consumer("lost", json!({ "approved": true })).await;
+    let key = key(&cluster.wait("lost", "Approved", is("Approved", "True/Approved")).await);
+    let lose_status = || {
+        cluster.tamper("lost", |object| {
+            object.as_object_mut().unwrap().remove("status");
+        })
+    };
+    let newer = |object: &OAuthConsumer, than: u64| object.resource_version().unwrap().parse::<u64>().unwrap() > than;
+    let back = async |lost: u64| {
+        let approved = is("Approved", "True/Approved");
+        cluster.wait("lost", "Approved again", |object| newer(object, lost) && approved(object)).await
+    };
+
+    let lost = lose_status();
+    assert_eq!(self::key(&back(lost).await), key);
+    store.sql("DELETE FROM oauth_consumers").await;
+    let lost = lose_status();
+    assert_eq!(self::key(&back(lost).await), key, "both at once");
+    assert!(operator.admits(&key, SECRET).await);
+
+    // Also when everything is lost while nobody looks.
+    operator.stop().await;
+    store.sql("DELETE FROM oauth_consumers").await;
+    let lost = lose_status();
+    let operator = Operator::start(&cluster, store.store.clone()).await;
+    assert_eq!(self::key(&back(lost).await), key);
+    assert!(operator.admits(&key, SECRET).await);
     operator.stop().await;
 }
 

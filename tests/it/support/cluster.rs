@@ -5,6 +5,8 @@ use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use k8s_openapi::api::events::v1::Event;
@@ -163,6 +165,16 @@ impl Cluster {
         self.consumers.delete(name, &DeleteParams::default()).await.unwrap();
     }
 
+    /// Changes an object in etcd itself, past the API server and all its rules. Answers its resourceVersion then.
+    pub fn tamper(&self, name: &str, change: impl FnOnce(&mut Value)) -> u64 {
+        let key = STANDARD.encode(format!("/registry/oauthconsumers.dev/oauthconsumers/{}/{name}", self.namespace));
+        let stored = etcd("range", &json!({ "key": key }))["kvs"][0]["value"].as_str().unwrap().to_owned();
+        let mut object: Value = serde_json::from_slice(&STANDARD.decode(stored).unwrap()).unwrap();
+        change(&mut object);
+        let put = etcd("put", &json!({ "key": key, "value": STANDARD.encode(object.to_string()) }));
+        put["header"]["revision"].as_str().unwrap().parse().unwrap()
+    }
+
     /// Waits until the object is as expected. Says what it is like, and its events, when that does not come.
     pub async fn wait(&self, name: &str, what: &str, expected: impl Fn(&OAuthConsumer) -> bool) -> OAuthConsumer {
         let reached =
@@ -199,6 +211,15 @@ impl Cluster {
     pub async fn event(&self, name: &str, reason: &str) {
         eventually(&format!("event {reason} of {name}"), || async { self.events(name).await.iter().any(|r| r == reason) }).await;
     }
+}
+
+/// A request to etcd's [JSON gateway](https://etcd.io/docs/latest/dev-guide/api_grpc_gateway/).
+fn etcd(method: &str, body: &Value) -> Value {
+    let folder = std::env::var("DEV_CONTROL_PLANE_DIR").expect("dev/with-control-plane.sh says where etcd is");
+    let url = std::fs::read_to_string(format!("{folder}/etcd-url")).unwrap();
+    let url = format!("{}/v3/kv/{method}", url.trim());
+    let answered = Command::new("curl").args(["--silent", "--fail", &url, "--data", &body.to_string()]).output().unwrap();
+    serde_json::from_slice(&answered.stdout).unwrap()
 }
 
 /// Asks again until the answer is yes.

@@ -29,6 +29,8 @@ pub struct FaultyStore {
     lose_next_reply: AtomicBool,
     /// Owners whose records cannot be read without a panic.
     poison: Mutex<HashSet<String>>,
+    /// Owners whose records are never answered.
+    stall: Mutex<HashSet<String>>,
     writes: AtomicUsize,
 }
 
@@ -96,6 +98,7 @@ impl FaultyStore {
             down: AtomicBool::new(false),
             lose_next_reply: AtomicBool::new(false),
             poison: Mutex::default(),
+            stall: Mutex::default(),
             writes: AtomicUsize::new(0),
         })
     }
@@ -115,6 +118,11 @@ impl FaultyStore {
         self.poison.lock().unwrap().insert(uid.to_owned());
     }
 
+    /// Never answers when this object's record is read.
+    pub fn stall(&self, uid: &str) {
+        self.stall.lock().unwrap().insert(uid.to_owned());
+    }
+
     /// Writes so far.
     pub fn writes(&self) -> usize {
         self.writes.load(Ordering::SeqCst)
@@ -129,6 +137,9 @@ impl FaultyStore {
 impl ConsumerStore for FaultyStore {
     async fn by_owner(&self, owner: &Owner) -> Result<Option<Stored>, StoreError> {
         self.up()?;
+        if self.stall.lock().unwrap().contains(&owner.uid) {
+            std::future::pending::<()>().await;
+        }
         assert!(!self.poison.lock().unwrap().contains(&owner.uid), "a poisoned record, as the test wanted");
         self.inner.by_owner(owner).await
     }
