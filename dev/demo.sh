@@ -140,7 +140,7 @@ rules:
 - {apiGroups: [oauthconsumers.dev], resources: [oauthconsumers/status], verbs: [patch]}
 - {apiGroups: [""], resources: [secrets], verbs: [get, list, watch]}
 - {apiGroups: [""], resources: [namespaces], resourceNames: [kube-system], verbs: [get]}
-- {apiGroups: [events.k8s.io], resources: [events], verbs: [create, patch]}
+- {apiGroups: [events.k8s.io], resources: [events], verbs: [create]}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding

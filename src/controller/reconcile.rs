@@ -158,6 +158,8 @@ async fn settle(ctx: &Context, look: Look, outcome: Outcome) -> Action {
         let (namespace, name) = (look.object.namespace().unwrap_or_default(), look.object.name_any());
         match failure {
             Failure::Overtaken(cause) => debug!(namespace, name, cause, "overtaken; looking again"),
+            // Its status says so, and every sweep finds it again.
+            Failure::KeyInUse(_) => debug!(namespace, name, cause = %failure, "not reconciled"),
             failure => warn!(namespace, name, cause = %failure, "not reconciled"),
         }
     } else {

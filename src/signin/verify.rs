@@ -71,8 +71,10 @@ impl Verifier {
             return Ok(Verdict::Refused);
         }
         // The hash may have waited for others; meanwhile somebody may have disapproved.
-        let now = store.by_key(&credentials.key).await?;
-        if now.as_ref() == Some(&before) { Ok(Verdict::Allowed(Consumer::from(before))) } else { Ok(Verdict::Refused) }
+        Ok(match store.by_key(&credentials.key).await? {
+            Some(now) if now.admits() && now.record.phc() == before.record.phc() => Verdict::Allowed(Consumer::from(now)),
+            _ => Verdict::Refused,
+        })
     }
 }
 

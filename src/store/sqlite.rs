@@ -11,6 +11,9 @@ use sqlx::{Pool, Sqlite};
 use super::sql::SqlStore;
 use super::{Access, OpenError};
 
+/// How long to wait for the file, which another process (a backup) may hold for a moment, or for a connection.
+const PATIENCE: Duration = Duration::from_secs(4);
+
 /// Opens the file. The controller takes the file's lock, checks it for damage and brings its schema up to date; a
 /// sign-in process opens what is there.
 pub(super) async fn open(path: &str, access: Access) -> Result<SqlStore<Sqlite>, OpenError> {
@@ -25,13 +28,12 @@ pub(super) async fn open(path: &str, access: Access) -> Result<SqlStore<Sqlite>,
         }
         Access::SignIn => None,
     };
-    // Another process (a backup) may hold the file for a moment.
     let options = SqliteConnectOptions::new()
         .filename(path)
-        .busy_timeout(Duration::from_secs(4))
+        .busy_timeout(PATIENCE)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full);
-    let pool = |size| SqlitePoolOptions::new().max_connections(size).connect_with(options.clone());
+    let pool = |size| SqlitePoolOptions::new().max_connections(size).acquire_timeout(PATIENCE).connect_with(options.clone());
     let write = pool(1).await.map_err(|error| damaged(path, error))?;
     if access == Access::Controller {
         check(path, &write).await?;

@@ -19,7 +19,7 @@ pub struct Metrics {
     pub effects: Family<EffectLabels, Counter>,
     /// Events that were not published.
     pub events_dropped: Counter,
-    /// Whether the objects are being watched: 0 while the CRD is missing.
+    /// Whether the objects have been listed and are watched: 0 while waiting for the CRD or the first list.
     pub watching: Gauge,
     /// Sweeps that were finished.
     pub sweeps: Counter,
@@ -113,7 +113,11 @@ impl Default for Metrics {
         r.register_with_unit("reconcile_duration", "Time a reconcile takes", Unit::Seconds, m.reconcile_duration.clone());
         r.register("effects", "What the controller did", m.effects.clone());
         r.register("events_dropped", "Events that could not be published", m.events_dropped.clone());
-        r.register("watching", "1 while OAuthConsumers are watched, 0 while the CRD is missing", m.watching.clone());
+        r.register(
+            "watching",
+            "1 once OAuthConsumers are watched, 0 while waiting for the CRD or the first list",
+            m.watching.clone(),
+        );
         r.register("sweeps", "Sweeps that were finished", m.sweeps.clone());
         r.register("records", "Live records, as of the last sweep", m.records.clone());
         r.register("orphans", "Records without an object, as of the last sweep", m.orphans.clone());
