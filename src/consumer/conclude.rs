@@ -335,6 +335,16 @@ fn unusable(seen: &Observed, problem: SecretProblem) -> String {
     )
 }
 
+// === impl Outcome ===
+
+impl Outcome {
+    /// Nothing happened: this stood in the way.
+    #[must_use]
+    pub fn failed(record: Option<Stored>, failure: Failure) -> Self {
+        Self { record, failure: Some(failure), cluster_restored: false }
+    }
+}
+
 // === impl Verdict ===
 
 impl Verdict {

@@ -125,7 +125,20 @@ pub async fn run(
         scopes.push(scope);
     }
     tasks.spawn(sweep::run(ctx.clone(), scopes.clone(), shutdown.clone()));
+    tasks.spawn(announce(ctx, scopes, readiness, shutdown.clone()));
 
+    let mut result = Ok(());
+    while let Some(ended) = tasks.join_next().await {
+        if ended.is_err() {
+            shutdown.cancel();
+            result = ended;
+        }
+    }
+    result
+}
+
+/// Says when all caches have been filled.
+async fn announce(ctx: Arc<Context>, scopes: Vec<Arc<Scope>>, readiness: Readiness, shutdown: CancellationToken) {
     let ready = join_all(scopes.iter().map(|scope| scope.wait_until_ready()));
     tokio::select! {
         _ = ready => {
@@ -135,14 +148,6 @@ pub async fn run(
         }
         () = shutdown.cancelled() => {}
     }
-    let mut result = Ok(());
-    while let Some(ended) = tasks.join_next().await {
-        if ended.is_err() {
-            shutdown.cancel();
-            result = ended;
-        }
-    }
-    result
 }
 
 /// Waits until the API server serves `OAuthConsumer`s, and says so meanwhile. Answers false when told to shut down.

@@ -71,41 +71,34 @@ async fn reconcile(ctx: &Arc<Context>, scope: &Arc<Scope>, object: Arc<OAuthCons
         Err(error) => Failure::Internal(format!("a panic: {error}")),
     };
     let glance = Look::glance(&ctx.settings, scope, object, None);
-    let outcome = Outcome { failure: Some(failure), ..Outcome::default() };
-    let settled = tokio::time::timeout(ctx.settings.reconcile_timeout, settle(ctx, glance, outcome));
+    let settled = tokio::time::timeout(ctx.settings.reconcile_timeout, settle(ctx, glance, Outcome::failed(None, failure)));
     settled.await.unwrap_or_else(|_| Action::requeue(ctx.attempts.failed(&uid)))
 }
 
 async fn pass(ctx: &Context, scope: &Scope, object: Arc<OAuthConsumer>) -> Action {
     // The record is read before anything is looked at: so a write rests on a newer look than what it replaces.
-    let record = ctx.store.by_owner(&ctx.owner(&object.uid().unwrap_or_default())).await;
-    let (record, failure) = match record {
-        Ok(record) => (record, None),
-        Err(error) => (None, Some(Failure::from(error))),
+    let record = match ctx.store.by_owner(&ctx.owner(&object.uid().unwrap_or_default())).await {
+        Ok(record) => record,
+        Err(error) => {
+            let glance = Look::glance(&ctx.settings, scope, object, None);
+            return settle(ctx, glance, Outcome::failed(None, error.into())).await;
+        }
     };
     let mut look = Look::glance(&ctx.settings, scope, object, record);
-    if failure.is_some() {
-        return settle(ctx, look, Outcome { failure, ..Outcome::default() }).await;
-    }
-
     let mut plan = decide(&look.seen);
     if plan.writes_record() {
-        let before = look.clone();
+        let glance = look.clone();
         let patch_comes_first = plan.effects.first() == Some(&Effect::AddFinalizer) && look.seen.record.is_none();
         look = match look.confirm(ctx, patch_comes_first).await {
             Ok(look) => look,
             Err(failure) => {
-                let outcome = Outcome { record: before.seen.record.clone(), failure: Some(failure), ..Outcome::default() };
-                return settle(ctx, before, outcome).await;
+                let record = glance.seen.record.clone();
+                return settle(ctx, glance, Outcome::failed(record, failure)).await;
             }
         };
         plan = decide(&look.seen);
     }
-    let quiet = plan.is_empty();
     let outcome = apply(ctx, &mut look, plan).await;
-    if !quiet {
-        debug!(object = look.object.name_any(), ?outcome.failure, "applied");
-    }
     settle(ctx, look, outcome).await
 }
 

@@ -12,6 +12,7 @@ mod examples;
 mod faults;
 mod lifecycle;
 mod program;
+mod races;
 mod secrets;
 mod signin;
 mod store;

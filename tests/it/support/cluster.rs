@@ -1,12 +1,15 @@
 //! The API server of the tests. Never anybody's own: only the kubeconfig that `dev/with-control-plane.sh` made is read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::http::Request;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use k8s_openapi::api::events::v1::Event;
@@ -19,7 +22,9 @@ use kube::{Api, Client, Config, ResourceExt};
 use oauthconsumer_operator::api::OAuthConsumer;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
-use tower::util::MapRequestLayer;
+use tower::BoxError;
+use tower::buffer::BufferLayer;
+use tower::filter::AsyncFilterLayer;
 use uuid::Uuid;
 
 /// How long a test waits for anything. Only failures take this long.
@@ -36,7 +41,11 @@ pub struct Cluster {
 
 /// The requests that a client has sent: `GET secrets/jazz-oauth`, `PATCH oauthconsumers/jazz/status`.
 #[derive(Clone, Default)]
-pub struct Requests(Arc<Mutex<Vec<String>>>);
+pub struct Requests {
+    sent: Arc<Mutex<Vec<String>>>,
+    /// What happens just before a request is sent, once.
+    before: Arc<Mutex<HashMap<String, BoxFuture<'static, ()>>>>,
+}
 
 pub fn kubeconfig() -> String {
     std::env::var("OAUTHCONSUMER_TEST_KUBECONFIG").expect(
@@ -82,16 +91,28 @@ pub fn says(object: &OAuthConsumer, kind: &str, text: &str) -> bool {
 impl Requests {
     /// Those sent since the last call, but for events, watches and lists.
     pub fn take(&self) -> Vec<String> {
-        let all = std::mem::take(&mut *self.0.lock().unwrap());
+        let all = std::mem::take(&mut *self.sent.lock().unwrap());
         all.into_iter().filter(|request| request.contains('/')).collect()
     }
 
-    fn record(&self, method: &str, path: &str) {
+    /// Lets something happen just before this request is sent for the next time.
+    pub fn before(&self, request: &str, happens: impl Future<Output = ()> + Send + 'static) {
+        self.before.lock().unwrap().insert(request.to_owned(), happens.boxed());
+    }
+
+    async fn record(self, request: Request<Body>) -> Result<Request<Body>, BoxError> {
         // /apis/GROUP/VERSION/namespaces/NAMESPACE/RESOURCE/NAME or /api/VERSION/namespaces/...
+        let path = request.uri().path();
         let parts: Vec<_> = path.split('/').skip_while(|part| *part != "namespaces").skip(2).collect();
         if parts.first().is_some_and(|resource| *resource != "events") {
-            self.0.lock().unwrap().push(format!("{method} {}", parts.join("/")));
+            let line = format!("{} {}", request.method(), parts.join("/"));
+            let happens = self.before.lock().unwrap().remove(&line);
+            self.sent.lock().unwrap().push(line);
+            if let Some(happens) = happens {
+                happens.await;
+            }
         }
+        Ok(request)
     }
 }
 
@@ -116,11 +137,10 @@ impl Cluster {
     pub async fn recorded_client(user: &str) -> (Client, Requests) {
         let requests = Requests::default();
         let recorder = requests.clone();
-        let layer = MapRequestLayer::new(move |request: axum::http::Request<Body>| {
-            recorder.record(request.method().as_str(), request.uri().path());
-            request
-        });
-        (ClientBuilder::try_from(config(user).await).unwrap().with_layer(&layer).build(), requests)
+        let layer = AsyncFilterLayer::new(move |request| recorder.clone().record(request));
+        let client = ClientBuilder::try_from(config(user).await).unwrap();
+        // The buffer makes the service one that can be cloned, which the filter wants.
+        (client.with_layer(&BufferLayer::new(64)).with_layer(&layer).build(), requests)
     }
 
     /// Creates or replaces a Secret with one key.

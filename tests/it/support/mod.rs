@@ -6,7 +6,7 @@ mod stores;
 
 pub use cluster::{Cluster, condition, eventually, is, kubectl, says};
 pub use operator::Operator;
-pub use stores::{FaultyStore, TestStore};
+pub use stores::{FaultyStore, Gate, TestStore};
 
 /// Runs a test once on SQLite and once on PostgreSQL.
 macro_rules! on_both_stores {

@@ -11,6 +11,7 @@ use oauthconsumer_operator::consumer::{ConsumerKey, Owner, Record, Stored};
 use oauthconsumer_operator::store::{self, Access, ConsumerStore, Head, StoreError};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 use tempfile::TempDir;
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 /// An empty store of the test's own.
@@ -32,6 +33,16 @@ pub struct FaultyStore {
     /// Owners whose records are never answered.
     stall: Mutex<HashSet<String>>,
     writes: AtomicUsize,
+    read_gate: Gate,
+    write_gate: Gate,
+}
+
+/// Holds the next call back until it is released.
+#[derive(Default)]
+pub struct Gate {
+    closed: AtomicBool,
+    reached: Notify,
+    released: Notify,
 }
 
 pub fn postgres_url() -> String {
@@ -89,6 +100,32 @@ impl TestStore {
     }
 }
 
+// === impl Gate ===
+
+impl Gate {
+    /// Holds the next call.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    /// Waits until a call is held.
+    pub async fn held(&self) {
+        self.reached.notified().await;
+    }
+
+    /// Lets the held call go on.
+    pub fn release(&self) {
+        self.released.notify_one();
+    }
+
+    async fn pass(&self) {
+        if self.closed.swap(false, Ordering::SeqCst) {
+            self.reached.notify_one();
+            self.released.notified().await;
+        }
+    }
+}
+
 // === impl FaultyStore ===
 
 impl FaultyStore {
@@ -100,6 +137,8 @@ impl FaultyStore {
             poison: Mutex::default(),
             stall: Mutex::default(),
             writes: AtomicUsize::new(0),
+            read_gate: Gate::default(),
+            write_gate: Gate::default(),
         })
     }
 
@@ -123,6 +162,16 @@ impl FaultyStore {
         self.stall.lock().unwrap().insert(uid.to_owned());
     }
 
+    /// Where the next reading of an object's record can be held.
+    pub fn reading(&self) -> &Gate {
+        &self.read_gate
+    }
+
+    /// Where the next write can be held.
+    pub fn writing(&self) -> &Gate {
+        &self.write_gate
+    }
+
     /// Writes so far.
     pub fn writes(&self) -> usize {
         self.writes.load(Ordering::SeqCst)
@@ -137,6 +186,7 @@ impl FaultyStore {
 impl ConsumerStore for FaultyStore {
     async fn by_owner(&self, owner: &Owner) -> Result<Option<Stored>, StoreError> {
         self.up()?;
+        self.read_gate.pass().await;
         if self.stall.lock().unwrap().contains(&owner.uid) {
             std::future::pending::<()>().await;
         }
@@ -157,6 +207,7 @@ impl ConsumerStore for FaultyStore {
     async fn write(&self, record: Record, replaces: Option<i64>, now: Timestamp) -> Result<Stored, StoreError> {
         self.up()?;
         self.writes.fetch_add(1, Ordering::SeqCst);
+        self.write_gate.pass().await;
         let result = self.inner.write(record, replaces, now).await;
         if self.lose_next_reply.swap(false, Ordering::SeqCst) {
             return Err(StoreError::Unavailable("the reply was lost, as the test wanted".into()));
