@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Prints the folder that holds etcd, kube-apiserver and kubectl, after making sure that it does.
 # Taken in this order: $KUBEBUILDER_ASSETS; the project's cache folder; built from the Go module proxy
-# with the versions pinned in go.mod (about ten minutes on two cores, once). Progress goes to stderr.
+# with the versions pinned in go.mod (about four minutes on two cores, once). Progress goes to stderr.
 set -euo pipefail
 cd "$(dirname "$0")"
 

@@ -82,7 +82,11 @@ async fn a_restart_with_a_thousand_consumers_writes_and_hashes_nothing() {
     for chunk in (0..COUNT).collect::<Vec<_>>().chunks(16) {
         futures::future::join_all(chunk.iter().map(|i| create(*i))).await;
     }
-    eventually("all statuses are written", || async { first.count(Effects::StatusWritten) >= COUNT as u64 }).await;
+    // In steps, so that patience is for the lack of progress and not for a slow machine.
+    for written in (100..=COUNT as u64).step_by(100) {
+        let reached = || async { first.count(Effects::StatusWritten) >= written };
+        eventually(&format!("{written} statuses are written"), reached).await;
+    }
     settled(&first).await;
     assert_eq!(first.count(Effects::SecretHashed), COUNT as u64);
     assert_eq!(first.count(Effects::StatusWritten), COUNT as u64, "one status each");
