@@ -1,7 +1,7 @@
 //! argon2 off the async threads, on a few threads of its own.
 //!
-//! Not on tokio's blocking threads: a hash takes 19 MiB, and allocators keep that much for each thread that ever computed
-//! one. A few threads that compute all of them keep a few times 19 MiB.
+//! Not on tokio's blocking threads: a hash takes 19 MiB, and there can be hundreds of those. Here each thread has its 19 MiB
+//! and uses them again, so that memory is bounded and stays where it is.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -9,7 +9,7 @@ use std::thread;
 
 use tokio::sync::oneshot;
 
-use crate::consumer::{HashCost, Phc, PhcError, SecretValue};
+use crate::consumer::{HashCost, HashMemory, Phc, PhcError, SecretValue};
 
 /// A bounded number of argon2 computations at once. Sign-in and controller have a pool each: a storm of registrations must
 /// not keep anybody from signing in.
@@ -30,7 +30,7 @@ pub enum HashError {
     Interrupted,
 }
 
-type Job = Box<dyn FnOnce() + Send>;
+type Job = Box<dyn FnOnce(&mut HashMemory) + Send>;
 
 // === impl HashPool ===
 
@@ -47,9 +47,10 @@ impl HashPool {
             let queue = queue.clone();
             thread::spawn(move || {
                 let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                let mut memory = HashMemory::default();
                 while let Ok(job) = next() {
                     // Whoever asked sees a panic by the answer that does not come.
-                    let _ = catch_unwind(AssertUnwindSafe(job));
+                    let _ = catch_unwind(AssertUnwindSafe(|| job(&mut memory)));
                 }
             });
         }
@@ -62,9 +63,9 @@ impl HashPool {
     /// [`HashError`].
     pub async fn renew(&self, current: Option<Phc>, secret: SecretValue) -> Result<Phc, HashError> {
         let cost = self.cost;
-        self.run(move || match current {
-            Some(phc) if phc.verify(secret.expose()) => Ok(phc),
-            _ => Ok(Phc::hash(&secret, cost)?),
+        self.run(move |memory| match current {
+            Some(phc) if phc.verify(secret.expose(), memory) => Ok(phc),
+            _ => Ok(Phc::hash(&secret, cost, memory)?),
         })
         .await?
     }
@@ -74,7 +75,10 @@ impl HashPool {
     /// # Errors
     /// [`HashError`].
     pub async fn verify(&self, phc: Phc, candidates: Vec<SecretValue>) -> Result<bool, HashError> {
-        self.run(move || candidates.iter().fold(false, |found, candidate| phc.verify(candidate.expose()) | found)).await
+        let fits = move |memory: &mut HashMemory| {
+            candidates.iter().fold(false, |found, candidate| phc.verify(candidate.expose(), memory) | found)
+        };
+        self.run(fits).await
     }
 
     /// A hash of nothing, at the cost of any other: for refusals that must take as long.
@@ -83,15 +87,19 @@ impl HashPool {
     /// [`HashError`].
     pub async fn decoy(&self) -> Result<Phc, HashError> {
         let cost = self.cost;
-        self.run(move || Ok(Phc::hash(&SecretValue::random(), cost)?)).await?
+        self.run(move |memory| Ok(Phc::hash(&SecretValue::random(), cost, memory)?)).await?
     }
 
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, HashError> {
+    async fn run<T, W>(&self, work: W) -> Result<T, HashError>
+    where
+        T: Send + 'static,
+        W: FnOnce(&mut HashMemory) -> T + Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
-        let job = move || {
+        let job = move |memory: &mut HashMemory| {
             // Nobody waits any more: a client that has gone, a reconcile that has timed out.
             if !reply.is_closed() {
-                let _ = reply.send(work());
+                let _ = reply.send(work(memory));
             }
         };
         self.jobs.send(Box::new(job)).map_err(|_| HashError::Interrupted)?;
@@ -109,9 +117,9 @@ mod tests {
     async fn a_panic_ends_one_computation_and_no_thread() {
         let pool = HashPool::new(1, CHEAP);
         for _ in 0..3 {
-            assert!(matches!(pool.run(|| panic!("as the test wanted")).await, Err::<(), _>(HashError::Interrupted)));
+            assert!(matches!(pool.run(|_| panic!("as the test wanted")).await, Err::<(), _>(HashError::Interrupted)));
         }
-        assert!(pool.run(|| true).await.unwrap());
+        assert!(pool.run(|_| true).await.unwrap());
     }
 
     #[tokio::test]

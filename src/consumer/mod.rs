@@ -18,7 +18,7 @@ pub use conclude::{Again, Committed, Conclusion, Failure, Notice, Outcome, State
 pub use decide::{DecisionDraft, Draft, Effect, Plan, SecretDraft, decide};
 pub use key::{ConsumerKey, InvalidKey};
 pub use observed::{Object, Observed, SecretRef, SecretSeen};
-pub use phc::{HashCost, Phc, PhcError};
+pub use phc::{HashCost, HashMemory, Phc, PhcError};
 pub use reason::{EventReason, Reason};
 pub use record::{Decision, Owner, Record, Revocation, SecretOutcome, SecretSource, State, Stored};
 pub use secret::{Fingerprint, FingerprintKey, SecretLimits, SecretProblem, SecretValue};

@@ -2,9 +2,8 @@
 
 use std::fmt;
 
-use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{PasswordHasher, PasswordVerifier};
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use serde::{Deserialize, Serialize};
 
 use super::SecretValue;
@@ -26,6 +25,11 @@ pub struct HashCost {
     pub lanes: u32,
 }
 
+/// The memory of one hash computation at a time, to be used again: 19 MiB that come and go would leave an allocator with
+/// several times as much.
+#[derive(Default)]
+pub struct HashMemory(Vec<Block>);
+
 /// A hash that could not be computed.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to compute argon2id: {0}")]
@@ -43,8 +47,31 @@ impl HashCost {
     pub const STANDARD: Self = Self { memory: 19 * 1024, passes: 2, lanes: 1 };
 
     fn argon2(self) -> Result<Argon2<'static>, PhcError> {
-        let params = Params::new(self.memory, self.passes, self.lanes, None).map_err(|e| PhcError(e.to_string()))?;
+        let length = Some(Params::DEFAULT_OUTPUT_LEN);
+        let params = Params::new(self.memory, self.passes, self.lanes, length).map_err(PhcError::new)?;
         Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
+    }
+}
+
+// === impl HashMemory ===
+
+impl HashMemory {
+    fn compute(&mut self, argon2: &Argon2<'_>, secret: &[u8], salt: &Salt) -> Result<Output, PhcError> {
+        self.0.resize(argon2.params().block_count(), Block::new());
+        self.0.shrink_to_fit();
+        let mut buffer = [0; Output::MAX_LENGTH];
+        let length = argon2.params().output_len().unwrap_or(Params::DEFAULT_OUTPUT_LEN);
+        let output = buffer.get_mut(..length).ok_or_else(|| PhcError::new("the output is too long"))?;
+        argon2.hash_password_into_with_memory(secret, salt, output, self.0.as_mut_slice()).map_err(PhcError::new)?;
+        Output::new(output).map_err(PhcError::new)
+    }
+}
+
+// === impl PhcError ===
+
+impl PhcError {
+    fn new(cause: impl fmt::Display) -> Self {
+        Self(cause.to_string())
     }
 }
 
@@ -55,8 +82,15 @@ impl Phc {
     ///
     /// # Errors
     /// When the cost is out of argon2's bounds, or the system has no randomness.
-    pub fn hash(secret: &SecretValue, cost: HashCost) -> Result<Self, PhcError> {
-        let hash = cost.argon2()?.hash_password(secret.expose()).map_err(|e| PhcError(e.to_string()))?;
+    pub fn hash(secret: &SecretValue, cost: HashCost, memory: &mut HashMemory) -> Result<Self, PhcError> {
+        let (argon2, salt) = (cost.argon2()?, Salt::generate());
+        let hash = PasswordHash {
+            algorithm: Algorithm::Argon2id.ident(),
+            version: Some(Version::V0x13.into()),
+            params: ParamsString::try_from(argon2.params()).map_err(PhcError::new)?,
+            salt: Some(salt),
+            hash: Some(memory.compute(&argon2, secret.expose(), &salt)?),
+        };
         Ok(Self(hash.to_string()))
     }
 
@@ -75,13 +109,17 @@ impl Phc {
     /// Whether this is the hash of these bytes. A string that is no argon2id hash, or one that would cost more than
     /// 64 MiB, 10 passes or 4 lanes, is the hash of nothing.
     #[must_use]
-    pub fn verify(&self, candidate: &[u8]) -> bool {
+    pub fn verify(&self, candidate: &[u8], memory: &mut HashMemory) -> bool {
         let Ok(hash) = PasswordHash::new(&self.0) else { return false };
-        let Ok(params) = Params::try_from(&hash) else { return false };
-        let affordable =
-            params.m_cost() <= CEILING.memory && params.t_cost() <= CEILING.passes && params.p_cost() <= CEILING.lanes;
-        let argon2id = Algorithm::new(hash.algorithm.as_str()).is_ok_and(|a| a == Algorithm::Argon2id);
-        affordable && argon2id && Argon2::default().verify_password(candidate, &hash).is_ok()
+        let (Some(salt), Some(expected), Ok(params)) = (&hash.salt, &hash.hash, Params::try_from(&hash)) else { return false };
+        let (algorithm, version) = (Algorithm::new(hash.algorithm.as_str()), hash.version.map(Version::try_from));
+        let (Ok(Algorithm::Argon2id), Some(Ok(version))) = (algorithm, version) else { return false };
+        if params.m_cost() > CEILING.memory || params.t_cost() > CEILING.passes || params.p_cost() > CEILING.lanes {
+            return false;
+        }
+        let argon2 = Argon2::new(Algorithm::Argon2id, version, params);
+        // Outputs are compared in constant time.
+        memory.compute(&argon2, candidate, salt).is_ok_and(|computed| computed == *expected)
     }
 }
 
@@ -104,22 +142,35 @@ mod tests {
 
     #[test]
     fn a_hash_fits_its_secret_and_no_other() {
-        let phc = Phc::hash(&secret(), CHEAP).unwrap();
-        assert!(phc.verify(b"correct horse battery"));
-        assert!(!phc.verify(b"correct horse battery "));
-        assert!(!phc.verify(b""));
+        let phc = Phc::hash(&secret(), CHEAP, &mut HashMemory::default()).unwrap();
+        let memory = &mut HashMemory::default();
+        for _ in 0..2 {
+            assert!(phc.verify(b"correct horse battery", memory));
+            assert!(!phc.verify(b"correct horse battery ", memory));
+            assert!(!phc.verify(b"", memory));
+        }
+    }
+
+    #[test]
+    fn hashes_of_others_are_understood() {
+        // argon2id of "password", salt "somesalt", by the reference implementation (its test vectors).
+        let reference = "$argon2id$v=19$m=256,t=2,p=1$c29tZXNhbHQ$nf65EOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4";
+        assert!(Phc::stored(reference.into()).verify(b"password", &mut HashMemory::default()));
+        assert!(!Phc::stored(reference.into()).verify(b"Password", &mut HashMemory::default()));
     }
 
     #[test]
     fn salts_are_fresh_and_the_standard_cost_is_what_the_docs_say() {
-        let (a, b) = (Phc::hash(&secret(), HashCost::STANDARD).unwrap(), Phc::hash(&secret(), HashCost::STANDARD).unwrap());
+        let memory = &mut HashMemory::default();
+        let a = Phc::hash(&secret(), HashCost::STANDARD, memory).unwrap();
+        let b = Phc::hash(&secret(), HashCost::STANDARD, memory).unwrap();
         assert!(a.as_str().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{}", a.as_str());
         assert_ne!(a, b);
     }
 
     #[test]
     fn hostile_strings_match_nothing_and_cost_nothing() {
-        let good = Phc::hash(&secret(), CHEAP).unwrap().as_str().to_owned();
+        let good = Phc::hash(&secret(), CHEAP, &mut HashMemory::default()).unwrap().as_str().to_owned();
         for hostile in [
             String::new(),
             "plain".to_owned(),
@@ -129,7 +180,7 @@ mod tests {
             good.replace("argon2id", "scrypt"),
             good[..good.len() / 2].to_owned(),
         ] {
-            assert!(!Phc::stored(hostile.clone()).verify(b"correct horse battery"), "{hostile}");
+            assert!(!Phc::stored(hostile.clone()).verify(b"correct horse battery", &mut HashMemory::default()), "{hostile}");
         }
     }
 
