@@ -154,7 +154,7 @@ fn statement(seen: &Observed, object: &Object, outcome: &Outcome) -> Option<Stat
             } else {
                 format!("the key {key} of this object was brought along by another consumer; delete that one, then this one")
             };
-            Some(refused(Reason::KeyInUse, &message, Truth::True))
+            Some(refused(Reason::KeyInUse, &message, true))
         }
         Some(Failure::Api(message)) => Some(unknown(Truth::Unknown, Reason::Pending, message)),
         Some(Failure::Internal(_)) => {
@@ -166,7 +166,7 @@ fn statement(seen: &Observed, object: &Object, outcome: &Outcome) -> Option<Stat
                  without a status",
                 seen.key_of(object)
             );
-            Some(refused(Reason::ForeignKey, &message, Truth::True))
+            Some(refused(Reason::ForeignKey, &message, true))
         }
         None => outcome.record.as_ref().map(|stored| from_record(seen, object, &stored.record)),
     }
@@ -180,28 +180,31 @@ fn deletion(object: &Object, outcome: &Outcome, failure: Option<&Failure>) -> Op
         None => format!("the record is removed; the object waits for others to finish: {}", object.other_finalizers.join(", ")),
         Some(_) if removed => "the record is removed, but the object could not be let go yet; retrying".to_owned(),
         Some(failure) => {
-            let cause =
-                if matches!(failure, Failure::Store(_)) { "the store does not answer" } else { "the operator could not finish" };
-            let message = format!("the record could not be removed yet because {cause}; sign-in may still be possible; retrying");
+            let cause = match failure {
+                Failure::Store(_) => "the store does not answer",
+                Failure::Api(cause) => cause,
+                _ => "the operator could not finish",
+            };
+            let message = format!("the record could not be removed yet: {cause}; sign-in may still be possible; retrying");
             let approved = Verdict::new(Truth::Unknown, Reason::DeletionBlocked, &*message);
             return Some(Statement {
                 committed: Committed::Unknown,
                 approved,
-                ..refused(Reason::DeletionBlocked, &message, Truth::False)
+                ..refused(Reason::DeletionBlocked, &message, false)
             });
         }
     };
-    Some(refused(Reason::DeletionBlocked, &message, Truth::False))
+    Some(refused(Reason::DeletionBlocked, &message, false))
 }
 
 /// There is no record to sign in with. Stalled if only the user can help.
-fn refused(reason: Reason, message: &str, stalled: Truth) -> Statement {
+fn refused(reason: Reason, message: &str, stalled: bool) -> Statement {
     Statement {
         committed: Committed::Nothing,
         ready: Verdict::new(Truth::False, reason, message),
         approved: Verdict::new(Truth::False, reason, message),
         secret_ready: None,
-        stalled: (stalled == Truth::True).then(|| Verdict::new(Truth::True, reason, message)),
+        stalled: stalled.then(|| Verdict::new(Truth::True, reason, message)),
     }
 }
 
@@ -288,15 +291,11 @@ fn notices(seen: &Observed, outcome: &Outcome) -> Vec<Notice> {
             say(EventReason::KeyGenerated, format!("the consumer key is {key}"));
             changes(seen, None, after, &mut say);
         }
-        Some(before) => {
-            if !before.intact {
-                say(
-                    EventReason::RecordRepaired,
-                    format!("the record of key {key} had been edited in the store and is put right"),
-                );
-            }
-            changes(seen, Some(&before.record), after, &mut say);
+        // What an edited row said was never true, so nothing changed from it.
+        Some(before) if !before.intact => {
+            say(EventReason::RecordRepaired, format!("the record of key {key} had been edited in the store and is put right"));
         }
+        Some(before) => changes(seen, Some(&before.record), after, &mut say),
     }
     notices
 }
@@ -315,7 +314,7 @@ fn changes(seen: &Observed, before: Option<&Record>, after: &Record, say: &mut i
         (_, Some(why)) => say(EventReason::Held, format!("sign-in is on hold: {why}")),
         (_, None) => say(EventReason::HoldLifted, "the hold is lifted".into()),
     }
-    if after.revocation.is_some() && before.is_some_and(|record| record.revocation.is_none()) {
+    if after.state == State::Revoked && before.is_some_and(|record| record.state != State::Revoked) {
         say(EventReason::Revoked, "sign-in is revoked".into());
     }
     match (before.map(|record| &record.secret), &after.secret) {

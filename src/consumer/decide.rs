@@ -92,6 +92,12 @@ impl Plan {
         Self { effects: effects.into_iter().filter_map(Into::into).collect() }
     }
 
+    /// Whether the record is to be written, which needs a look first.
+    #[must_use]
+    pub fn writes_record(&self) -> bool {
+        self.effects.iter().any(|effect| matches!(effect, Effect::WriteRecord(_) | Effect::RemoveRecord))
+    }
+
     /// Whether there is nothing to write.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -111,7 +117,8 @@ impl Draft {
             _ => DecisionDraft::New { approved },
         });
         // A revocation is sticky, in tombstones and edited rows, too: it goes only with a decision that is known to be new.
-        let newly_approved = trusted.is_some() && decision == Some(DecisionDraft::New { approved: true });
+        let newly_approved = trusted.is_some_and(|record| record.state != State::OutOfScope)
+            && decision == Some(DecisionDraft::New { approved: true });
         let revocation = seen
             .record
             .as_ref()

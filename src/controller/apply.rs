@@ -67,8 +67,8 @@ async fn one(ctx: &Context, look: &mut Look, effect: Effect, record: &mut Option
 
 async fn write(ctx: &Context, look: &Look, object: &Object, draft: Draft) -> Result<Stored, Failure> {
     let seen = &look.seen;
-    // Before a hash is spent: a key brought along may be taken.
-    if seen.record.is_none() && object.adopted_key.is_some() {
+    // Before a hash is spent: the key may be taken.
+    if seen.record.is_none() {
         let holder = ctx.store.by_key(&draft.consumer_key).await?;
         if holder.is_some_and(|stored| stored.record.owner != seen.owner) {
             return Err(StoreError::KeyInUse(draft.consumer_key).into());
@@ -132,13 +132,12 @@ fn blank(seen: &Observed, object: &Object, consumer_key: ConsumerKey, state: Sta
 /// Turns the record into a tombstone, or leaves one where there never was a record.
 async fn bury(ctx: &Context, look: &Look) -> Result<Stored, Failure> {
     let seen = &look.seen;
+    // A key that nobody else can have: for what never had one, and for edited rows, which may claim somebody else's.
+    let unclaimed = ConsumerKey::derive(&seen.owner.cluster_id, &format!("removed/{}", seen.owner.uid));
     let record = match (&seen.record, &seen.object) {
-        (Some(stored), _) => stored.record.clone(),
-        (None, Some(object)) => {
-            // A key that nobody else can have: the one it would have had was never given, and is not used up.
-            let key = ConsumerKey::derive(&seen.owner.cluster_id, &format!("removed/{}", seen.owner.uid));
-            blank(seen, object, key, State::Removed)
-        }
+        (Some(stored), _) if stored.intact => stored.record.clone(),
+        (Some(stored), _) => Record { consumer_key: unclaimed, ..stored.record.clone() },
+        (None, Some(object)) => blank(seen, object, unclaimed, State::Removed),
         (None, None) => return Err(Failure::Internal("nothing to remove".into())),
     };
     let version = seen.record.as_ref().map(|stored| stored.version);

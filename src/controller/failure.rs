@@ -41,6 +41,8 @@ pub(super) fn api(verb: &str, what: &str, error: &kube::Error) -> Failure {
 pub fn message(error: &kube::Error) -> String {
     let text = match error {
         kube::Error::Api(status) => status.message.clone(),
+        // What does not parse may be a Secret, and parsers quote what they do not like.
+        kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => "the answer cannot be understood".to_owned(),
         other => other.to_string(),
     };
     text.chars().take(1024).collect()

@@ -17,7 +17,7 @@ use super::observe::Look;
 use super::scope::Scope;
 use super::{Context, patch};
 use crate::api::OAuthConsumer;
-use crate::consumer::{Again, Effect, Failure, Outcome, Plan, Statement, conclude, decide};
+use crate::consumer::{Again, Effect, Failure, Outcome, Statement, conclude, decide};
 use crate::telemetry::{Effects, ReconcileResult};
 
 /// Reconciles of one scope that are begun at once; most wait for one of the process's slots.
@@ -170,13 +170,4 @@ async fn publish(ctx: &Context, look: &Look, statement: &Statement) -> Result<bo
     ctx.own_writes.remember(&look.seen.owner.uid, written.metadata.resource_version.as_deref());
     ctx.metrics.effect(Effects::StatusWritten);
     Ok(true)
-}
-
-// === impl Plan ===
-
-impl Plan {
-    /// Whether the record is to be written, which needs a look first.
-    fn writes_record(&self) -> bool {
-        self.effects.iter().any(|effect| matches!(effect, Effect::WriteRecord(_) | Effect::RemoveRecord))
-    }
 }

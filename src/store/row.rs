@@ -80,9 +80,14 @@ impl From<Row> for Stored {
                 _ => None,
             },
             hold: row.hold,
-            revocation: match (time(row.revoked_at), row.revoked_reason, row.revoked_generation) {
-                (Some(at), Some(reason), Some(generation)) => Some(Revocation { at, reason, generation }),
-                _ => None,
+            // Anything in these columns is a revocation: an edit must not lift one.
+            revocation: match (row.revoked_at, row.revoked_reason, row.revoked_generation) {
+                (None, None, None) => None,
+                (at, reason, generation) => Some(Revocation {
+                    at: time(at).unwrap_or_default(),
+                    reason: reason.unwrap_or_default(),
+                    generation: generation.unwrap_or(row.generation),
+                }),
             },
             secret_source: match (row.secret_name, row.secret_key, row.secret_uid, row.secret_resource_version) {
                 (Some(name), Some(key), Some(uid), Some(resource_version)) => {

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use sqlx::query::QueryAs;
+use sqlx::query::Query;
 use sqlx::{ColumnIndex, Database, Decode, Encode, Executor, FromRow, IntoArguments, Pool, Type};
 use tokio::time::timeout;
+use tracing::error;
 
 use super::row::{Row, checksum};
 use super::{ConsumerStore, Head, StoreError};
@@ -77,18 +78,17 @@ where
     bool: Type<DB>,
 {
     async fn by_owner(&self, owner: &Owner) -> Result<Option<Stored>, StoreError> {
-        let query =
-            sqlx::query_as(select!("cluster_id = $1 AND uid = $2")).bind(owner.cluster_id.clone()).bind(owner.uid.clone());
+        let query = sqlx::query(select!("cluster_id = $1 AND uid = $2")).bind(owner.cluster_id.clone()).bind(owner.uid.clone());
         Ok(rows(&self.read, query).await?.pop().map(Row::into))
     }
 
     async fn by_key(&self, key: &ConsumerKey) -> Result<Option<Stored>, StoreError> {
-        let query = sqlx::query_as(select!("consumer_key = $1")).bind(key.to_string());
+        let query = sqlx::query(select!("consumer_key = $1")).bind(key.to_string());
         Ok(rows(&self.read, query).await?.pop().map(Row::into))
     }
 
     async fn live(&self, cluster_id: &str, installation: &str) -> Result<Vec<Stored>, StoreError> {
-        let query = sqlx::query_as(select!("cluster_id = $1 AND installation = $2 AND state <> 'Removed'"))
+        let query = sqlx::query(select!("cluster_id = $1 AND installation = $2 AND state <> 'Removed'"))
             .bind(cluster_id.to_owned())
             .bind(installation.to_owned());
         Ok(rows(&self.read, query).await?.into_iter().map(Row::into).collect())
@@ -101,7 +101,7 @@ where
             SecretOutcome::Refused(problem) => Some(problem.to_string()),
             SecretOutcome::Accepted(_) => None,
         };
-        let query = sqlx::query_as::<DB, (String,)>(if replaces.is_none() { INSERT } else { UPDATE })
+        let query = sqlx::query(if replaces.is_none() { INSERT } else { UPDATE })
             .bind(record.consumer_key.to_string())
             .bind(record.owner.cluster_id.clone())
             .bind(record.owner.uid.clone())
@@ -129,7 +129,7 @@ where
             .bind(version)
             .bind(checksum(&record));
         let query = if let Some(replaces) = replaces { query.bind(replaces) } else { query };
-        match rows(&self.write, query).await {
+        match rows::<DB, (String,)>(&self.write, query).await {
             Ok(written) if !written.is_empty() => return Ok(Stored { record, version, intact: true }),
             Ok(_) => {}
             Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
@@ -138,15 +138,15 @@ where
             Err(error) => return Err(error.into()),
         }
         // Nothing was written: either the owner's record has moved on, or the key is somebody else's.
-        match self.by_owner(&record.owner).await? {
-            None if replaces.is_none() => Err(StoreError::KeyInUse(record.consumer_key)),
+        match self.by_key(&record.consumer_key).await? {
+            Some(holder) if holder.record.owner != record.owner => Err(StoreError::KeyInUse(record.consumer_key)),
             _ => Err(StoreError::Swapped),
         }
     }
 
     async fn forget_secret_versions(&self, cluster_id: &str, now: Timestamp) -> Result<usize, StoreError> {
         // Row by row through `write`, so that versions and checksums stay right; a cluster is restored once in years.
-        let query = sqlx::query_as(select!("cluster_id = $1 AND secret_resource_version <> ''")).bind(cluster_id.to_owned());
+        let query = sqlx::query(select!("cluster_id = $1 AND secret_resource_version <> ''")).bind(cluster_id.to_owned());
         let mut forgotten = 0;
         for row in rows(&self.read, query).await? {
             let Stored { mut record, version, intact } = Row::into(row);
@@ -163,18 +163,18 @@ where
     }
 
     async fn drop_tombstones(&self, cluster_id: &str, installation: &str, before: Timestamp) -> Result<usize, StoreError> {
-        let query = sqlx::query_as::<DB, (String,)>(
+        let query = sqlx::query(
             "DELETE FROM oauth_consumers WHERE cluster_id = $1 AND installation = $2 AND state = 'Removed' AND updated_at < $3 \
              RETURNING consumer_key",
         )
         .bind(cluster_id.to_owned())
         .bind(installation.to_owned())
         .bind(before.to_string());
-        Ok(rows(&self.write, query).await?.len())
+        Ok(rows::<DB, (String,)>(&self.write, query).await?.len())
     }
 
     async fn head(&self) -> Result<Head, StoreError> {
-        let query = sqlx::query_as("SELECT store_id, head, reload FROM feed");
+        let query = sqlx::query("SELECT store_id, head, reload FROM feed");
         rows(&self.read, query).await?.pop().ok_or_else(|| StoreError::Unavailable("its feed has no head".into()))
     }
 
@@ -186,22 +186,32 @@ where
 
 /// Runs a statement to its end and answers its rows. Never less than all of them: SQLite commits, or fails to, after the
 /// last row has been asked for.
-async fn rows<DB, T>(pool: &Pool<DB>, query: QueryAs<'static, DB, T, DB::Arguments>) -> Result<Vec<T>, sqlx::Error>
+///
+/// In a task of its own: a caller that goes away, as a client does, must not leave a connection in the middle of something.
+async fn rows<DB, T>(pool: &Pool<DB>, query: Query<'static, DB, DB::Arguments>) -> Result<Vec<T>, sqlx::Error>
 where
     DB: Database,
     DB::Arguments: IntoArguments<DB>,
     for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
-    T: Send + Unpin + for<'r> FromRow<'r, DB::Row>,
+    T: for<'r> FromRow<'r, DB::Row>,
 {
-    let mut connection = pool.acquire().await?;
-    match timeout(TIMEOUT, query.fetch_all(&mut *connection)).await {
-        Ok(result) => result,
-        Err(elapsed) => {
-            // Nobody knows what state it is in; back in the pool it would keep its place for as long as it hangs.
-            connection.close_on_drop();
-            Err(sqlx::Error::Io(elapsed.into()))
+    let pool = pool.clone();
+    let statement = tokio::spawn(async move {
+        let mut connection = pool.acquire().await?;
+        match timeout(TIMEOUT, query.fetch_all(&mut *connection)).await {
+            Ok(result) => result,
+            Err(elapsed) => {
+                // Nobody knows what state it is in; back in the pool it would keep its place for as long as it hangs.
+                connection.close_on_drop();
+                Err(sqlx::Error::Io(elapsed.into()))
+            }
         }
-    }
+    });
+    let rows = statement.await.map_err(|error| sqlx::Error::Io(error.into()))??;
+    // A row that cannot even be decoded was edited by hand; it must not keep the others from being read.
+    let decode =
+        |row| T::from_row(row).inspect_err(|cause| error!(%cause, "a row of the store cannot be read, and is passed over"));
+    Ok(rows.iter().filter_map(|row| decode(row).ok()).collect())
 }
 
 // === impl StoreError ===

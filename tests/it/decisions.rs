@@ -114,8 +114,7 @@ impl World {
     /// One reconcile: the world afterwards, and what was done.
     fn settle(&self) -> (Self, Plan) {
         let plan = decide(&self.glance());
-        let writes = plan.effects.iter().any(|effect| matches!(effect, Effect::WriteRecord(_) | Effect::RemoveRecord));
-        let plan = if writes { decide(&self.look()) } else { plan };
+        let plan = if plan.writes_record() { decide(&self.look()) } else { plan };
         let mut after = self.clone();
         for effect in &plan.effects {
             after.carry_out(effect);
@@ -196,7 +195,14 @@ fn records() -> Vec<Option<Stored>> {
             let revocation =
                 Revocation { at: Timestamp::UNIX_EPOCH, reason: "INC-1".into(), generation: stored.record.generation };
             let revoked = Record { revocation: Some(revocation), state: State::Revoked, ..stored.record.clone() };
+            let revoked_row = Stored { record: revoked.clone(), ..stored };
+            records.push(Some(Stored { record: revoked.clone().removed(), ..stored }));
             if !stored.record.is_removed() {
+                records.push(Some(Stored { intact: false, ..revoked_row.clone() }));
+                for intact in [true, false] {
+                    let record = Stored { intact, ..revoked_row.clone() }.out_of_scope();
+                    records.push(Some(Stored { record, intact: true, ..stored }));
+                }
                 records.push(Some(edited));
                 records.push(Some(Stored { record: revoked, ..stored }));
                 records.push(Some(Stored { record: Record { state: State::OutOfScope, ..stored.record.clone() }, ..stored }));
@@ -294,10 +300,12 @@ fn what_is_gone_is_removed_and_leaves_a_tombstone_before_its_finalizer() {
 fn a_revocation_is_lifted_only_by_a_later_approval() {
     let mut lifted = 0;
     for (before, after, _) in all().filter(|(before, ..)| is_kept(before)) {
-        let Some(revoked) = before.live().filter(|record| record.revocation.is_some()) else { continue };
+        let Some(stored) = before.record.as_ref().filter(|stored| stored.record.revocation.is_some()) else { continue };
+        let revoked = &stored.record;
         let (object, record) = (before.object.as_ref().unwrap(), after.live().unwrap());
         if record.revocation.is_none() {
             lifted += 1;
+            assert!(stored.intact && !revoked.is_removed() && revoked.state != State::OutOfScope, "nobody decided anew");
             assert_eq!(object.approved, Some(true));
             assert!(object.generation > revoked.generation);
             assert_ne!(revoked.decision.as_ref().map(|d| d.approved), Some(true), "the same approval again is no new one");
@@ -362,8 +370,10 @@ fn events_tell_of_what_was_committed_and_of_nothing_else() {
         match (before.live(), after.live()) {
             (Some(_), None) => assert_eq!(reasons, [EventReason::RecordRemoved]),
             (None, Some(_)) => assert!(has(if published { EventReason::RecordRepaired } else { EventReason::KeyGenerated })),
+            (Some(_), Some(_)) if before.record.as_ref().is_some_and(|stored| !stored.intact) => {
+                assert_eq!(reasons, [EventReason::RecordRepaired]);
+            }
             (Some(old), Some(new)) => {
-                assert_eq!(has(EventReason::RecordRepaired), before.record.as_ref().is_some_and(|stored| !stored.intact));
                 let decided = |record: &Record| record.decision.as_ref().map(|decision| decision.approved);
                 let newly = |decision| decided(old) != decided(new) && decided(new) == decision;
                 assert_eq!(has(EventReason::Approved), newly(Some(true)));

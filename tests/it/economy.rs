@@ -17,7 +17,7 @@ async fn creating_a_consumer_takes_one_secret_get_and_two_patches() {
     let store_writes = operator.count(Effects::RecordWritten);
     cluster.consumer("cheap", json!({ "approved": true })).await;
     cluster.wait("cheap", "Approved", is("Approved", "True/Approved")).await;
-    settled(&operator).await;
+    operator.settled().await;
     assert_eq!(
         operator.requests.take(),
         ["GET secrets/cheap-oauth", "PATCH oauthconsumers/cheap", "PATCH oauthconsumers/cheap/status"]
@@ -33,12 +33,12 @@ async fn a_decision_takes_one_look_and_one_patch_and_no_hash() {
     cluster.secret("decided-oauth", SECRET).await;
     cluster.consumer("decided", json!({})).await;
     cluster.ready("decided").await;
-    settled(&operator).await;
+    operator.settled().await;
     operator.requests.take();
     let hashes = operator.count(Effects::SecretHashed);
     cluster.edit("decided", json!({ "approved": true })).await;
     cluster.wait("decided", "Approved", is("Approved", "True/Approved")).await;
-    settled(&operator).await;
+    operator.settled().await;
     assert_eq!(
         operator.requests.take(),
         ["GET oauthconsumers/decided", "GET secrets/decided-oauth", "PATCH oauthconsumers/decided/status"]
@@ -55,7 +55,7 @@ async fn a_forced_reconcile_at_the_fixed_point_asks_and_writes_nothing() {
     cluster.secret("still-oauth", SECRET).await;
     cluster.consumer("still", json!({ "approved": true })).await;
     cluster.wait("still", "Approved", is("Approved", "True/Approved")).await;
-    settled(&operator).await;
+    operator.settled().await;
     operator.requests.take();
     let (writes, reconciles) = (counted.writes(), operator.reconciles());
 
@@ -63,7 +63,7 @@ async fn a_forced_reconcile_at_the_fixed_point_asks_and_writes_nothing() {
     let labels = Patch::Merge(json!({ "metadata": { "labels": { "touched": "yes" } } }));
     cluster.consumers.patch("still", &PatchParams::default(), &labels).await.unwrap();
     eventually("another reconcile", || async { operator.reconciles() > reconciles }).await;
-    settled(&operator).await;
+    operator.settled().await;
     assert_eq!(operator.requests.take(), Vec::<String>::new());
     assert_eq!(counted.writes(), writes);
     operator.stop().await;
@@ -87,7 +87,7 @@ async fn a_restart_with_a_thousand_consumers_writes_and_hashes_nothing() {
         let reached = || async { first.count(Effects::StatusWritten) >= written };
         eventually(&format!("{written} statuses are written"), reached).await;
     }
-    settled(&first).await;
+    first.settled().await;
     assert_eq!(first.count(Effects::SecretHashed), COUNT as u64);
     assert_eq!(first.count(Effects::StatusWritten), COUNT as u64, "one status each");
     first.stop().await;
@@ -96,20 +96,8 @@ async fn a_restart_with_a_thousand_consumers_writes_and_hashes_nothing() {
     let second = Operator::start(&cluster, counted.clone()).await;
     eventually("all are reconciled", || async { second.reconciles() >= COUNT as u64 }).await;
     second.swept().await;
-    settled(&second).await;
+    second.settled().await;
     assert_eq!(second.requests.take(), Vec::<String>::new(), "nothing is asked, nothing is patched");
     assert_eq!((counted.writes(), second.count(Effects::SecretHashed)), (0, 0));
     second.stop().await;
-}
-
-/// Waits until the operator has come to rest: no reconcile for two sweeps.
-async fn settled(operator: &Operator) {
-    loop {
-        let before = operator.reconciles();
-        operator.swept().await;
-        operator.swept().await;
-        if operator.reconciles() == before {
-            return;
-        }
-    }
 }

@@ -1,6 +1,7 @@
 //! The program itself, as a process: what it prints, how it waits, how it ends.
 
 use std::process::{Command, Output};
+use std::sync::{Mutex, PoisonError};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_oauthconsumer-operator");
 
@@ -58,6 +59,9 @@ fn bad_settings_are_refused_with_what_to_do() {
 
 /// Runs a shell script on a control plane that has nothing installed yet.
 fn on_a_fresh_control_plane(script: &str) {
+    // One at a time: starting seven at once would only make all of them slow.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let root = env!("CARGO_MANIFEST_DIR");
     let ran = Command::new(format!("{root}/dev/with-control-plane.sh"))
         .args(["bash", "-euo", "pipefail", "-c", script])
@@ -83,6 +87,7 @@ start() {
 until_so() { for _ in $(seq 300); do if "$@" >/dev/null 2>&1; then return; fi; sleep 0.1; done; echo "never: $*"; cat "$DEV_CONTROL_PLANE_DIR/operator.log"; exit 1; }
 readyz() { curl -s "http://127.0.0.1:$admin/readyz"; }
 ready() { curl -sf "http://127.0.0.1:$admin/readyz"; }
+not_ready() { [ "$(curl -s -o /dev/null -w '%{http_code}' "http://127.0.0.1:$admin/readyz")" = 503 ]; }
 signs_in() { [ "$(curl -s -o /dev/null -w '%{http_code}' -u "$1:$2" "http://127.0.0.1:$signin/signin/any/path?x=1" -X DELETE)" = "$3" ]; }
 "#;
 
@@ -93,7 +98,7 @@ fn it_waits_visibly_for_the_crd_and_ends_cleanly() {
 start
 waits_for_crd() {{ readyz | grep -q 'CRD oauthconsumers.oauthconsumers.dev is missing; apply crds/oauthconsumers.yaml'; }}
 until_so waits_for_crd
-! ready
+not_ready
 curl -sf "http://127.0.0.1:$admin/livez"
 curl -s "http://127.0.0.1:$admin/metrics" | grep -q '^oauthconsumer_watching 0'
 kubectl apply -f crds/oauthconsumers.yaml
@@ -202,7 +207,7 @@ kill -STOP "$(cat "$DEV_CONTROL_PLANE_DIR/apiserver.pid")"
 start
 answers() {{ readyz | grep -q '^.+. store ok'; }}
 until_so answers
-! ready
+not_ready
 readyz | grep -q '^.-. cluster'
 kill -TERM $operator
 wait $operator
@@ -221,9 +226,55 @@ until_so signs_in 0b9f3f4e-1111-5222-8333-444455556666 some-secret 503
 until_so signs_in 0b9f3f4e-1111-5222-8333-444455556666 some-secret 503
 waits() {{ readyz | grep -q 'store: waiting for it'; }}
 until_so waits
-! ready
+not_ready
 kill -TERM $operator
 wait $operator
+"#
+    ));
+}
+
+#[test]
+fn controller_and_signin_are_two_processes_on_postgres() {
+    on_a_fresh_control_plane(&format!(
+        r#"{PREPARED}
+kubectl apply -f crds/oauthconsumers.yaml
+kubectl create secret generic jazz-oauth --from-literal=consumerSecret=a-very-secret-secret-of-jazz
+createdb() {{ psql -q "$OAUTHCONSUMER_TEST_POSTGRES_URL" -c "CREATE DATABASE $1"; }}
+database=apart_$RANDOM$RANDOM
+createdb "$database"
+url=${{OAUTHCONSUMER_TEST_POSTGRES_URL%/*}}/$database
+printf '%s\n' "$url" >"$DEV_CONTROL_PLANE_DIR/store-url"
+
+# The one by a file, the other by its environment. The sign-in check starts first, and waits for the tables.
+"$PROGRAM" signin --store-url-file "$DEV_CONTROL_PLANE_DIR/store-url" --signin-addr "127.0.0.1:$signin" \
+  --admin-addr "127.0.0.1:$admin" 2>"$DEV_CONTROL_PLANE_DIR/operator.log" &
+checks=$!
+OAUTHCONSUMER_STORE_URL=$url OAUTHCONSUMER_ADMIN_ADDR=127.0.0.1:0 "$PROGRAM" controller 2>"$DEV_CONTROL_PLANE_DIR/controller.log" &
+operator=$!
+kubectl apply -f - <<Y
+apiVersion: oauthconsumers.dev/v1alpha1
+kind: OAuthConsumer
+metadata: {{name: jazz}}
+spec: {{name: Jazz, approved: true, secretRef: {{name: jazz-oauth}}}}
+Y
+kubectl wait --for=condition=Approved --timeout=60s oac/jazz
+key=$(kubectl get oac jazz -o jsonpath='{{.status.consumerKey}}')
+until_so signs_in "$key" a-very-secret-secret-of-jazz 200
+until_so ready
+curl -s "http://127.0.0.1:$admin/metrics" | grep -q '^oauthconsumer_signin_checks_total{{outcome="Allowed"}} 1'
+slash=$(curl -s -o /dev/null -w '%{{http_code}}' "http://127.0.0.1:$signin/signin/")
+[ "$slash" = 401 ]
+elsewhere=$(curl -s -o /dev/null -w '%{{http_code}}' "http://127.0.0.1:$signin/elsewhere")
+[ "$elsewhere" = 404 ]
+
+# Either runs without the other.
+kill -TERM $operator; wait $operator
+until_so signs_in "$key" a-very-secret-secret-of-jazz 200
+# And without its store the check is not ready, and says neither yes nor no.
+psql -q "$OAUTHCONSUMER_TEST_POSTGRES_URL" -c "DROP DATABASE $database WITH (FORCE)"
+until_so not_ready
+until_so signs_in "$key" a-very-secret-secret-of-jazz 503
+kill -TERM $checks; wait $checks
 "#
     ));
 }

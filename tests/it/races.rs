@@ -1,15 +1,28 @@
 //! What happens between two steps of a reconcile: somebody else was faster.
 
+use std::time::Duration;
+
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams};
+use oauthconsumer_operator::controller::Settings;
 use oauthconsumer_operator::telemetry::ReconcileResult;
 use serde_json::json;
 
-use crate::support::{Cluster, FaultyStore, Gate, Operator, TestStore, eventually, is, on_both_stores};
+use crate::support::{Cluster, FaultyStore, Gate, Operator, TestStore, condition, eventually, is, on_both_stores};
 
-on_both_stores!(a_write_on_an_old_look_is_lost, a_look_is_newer_than_the_record_it_replaces, a_slow_peer_brings_nothing_back);
+on_both_stores!(
+    a_write_on_an_old_look_is_lost,
+    a_look_is_newer_than_the_record_it_replaces,
+    a_slow_peer_brings_nothing_back,
+    status_waits_for_the_commit
+);
 
 const SECRET: &str = "a secret, long enough for all";
+
+/// A held reconcile is not to end for another reason.
+fn patient(settings: &mut Settings) {
+    settings.reconcile_timeout = Duration::from_mins(2);
+}
 
 /// A consumer whose approval the slow operator is about to write; meanwhile it is approved and disapproved by another.
 async fn overtaken(store: &TestStore, hold: impl Fn(&FaultyStore) -> &Gate) {
@@ -17,8 +30,9 @@ async fn overtaken(store: &TestStore, hold: impl Fn(&FaultyStore) -> &Gate) {
     cluster.secret("raced-oauth", SECRET).await;
     cluster.consumer("raced", json!({})).await;
     let faulty = FaultyStore::over(store);
-    let slow = Operator::start(&cluster, faulty.clone()).await;
+    let slow = Operator::start_with(&cluster, faulty.clone(), "admin", patient).await;
     let key = cluster.ready("raced").await.status.unwrap().consumer_key.unwrap();
+    slow.settled().await;
 
     hold(&faulty).close();
     cluster.edit("raced", json!({ "approved": true })).await;
@@ -51,7 +65,7 @@ async fn a_slow_peer_brings_nothing_back(store: TestStore) {
     let cluster = Cluster::new().await;
     cluster.secret("over-oauth", SECRET).await;
     let faulty = FaultyStore::over(&store);
-    let slow = Operator::start(&cluster, faulty.clone()).await;
+    let slow = Operator::start_with(&cluster, faulty.clone(), "admin", patient).await;
     faulty.writing().close();
     let object = cluster.consumer("over", json!({ "approved": true })).await;
     faulty.writing().held().await;
@@ -67,6 +81,54 @@ async fn a_slow_peer_brings_nothing_back(store: TestStore) {
     let live = store.text("SELECT consumer_key FROM oauth_consumers WHERE state <> 'Removed'").await;
     assert_eq!(live, None);
     slow.stop().await;
+}
+
+async fn status_waits_for_the_commit(store: TestStore) {
+    let cluster = Cluster::new().await;
+    cluster.secret("first-oauth", SECRET).await;
+    let faulty = FaultyStore::over(&store);
+    let operator = Operator::start_with(&cluster, faulty.clone(), "admin", patient).await;
+    faulty.writing().close();
+    cluster.consumer("first", json!({})).await;
+    faulty.writing().held().await;
+    let object = cluster.get("first").await;
+    assert_eq!(condition(&object, "Ready"), "Unknown/Pending");
+    assert_eq!(object.status.unwrap().consumer_key, None, "no key without a record");
+    faulty.writing().release();
+    cluster.ready("first").await;
+
+    operator.settled().await;
+    faulty.writing().close();
+    cluster.edit("first", json!({ "approved": true })).await;
+    faulty.writing().held().await;
+    assert_eq!(condition(&cluster.get("first").await, "Approved"), "False/AwaitingApproval");
+    faulty.writing().release();
+    cluster.wait("first", "Approved", is("Approved", "True/Approved")).await;
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disapproval_during_a_check_counts() {
+    let (cluster, store) = (Cluster::new().await, TestStore::sqlite().await);
+    let faulty = FaultyStore::over(&store);
+    let operator = Operator::start(&cluster, faulty.clone()).await;
+    cluster.secret("checked-oauth", SECRET).await;
+    cluster.consumer("checked", json!({ "approved": true })).await;
+    let approved = cluster.wait("checked", "Approved", is("Approved", "True/Approved")).await;
+    let key = approved.status.unwrap().consumer_key.unwrap();
+    assert!(operator.admits(&key, SECRET).await);
+
+    // The record is read, the hash fits; before the answer, somebody disapproves.
+    faulty.checking().close_at(2);
+    let disapproved = async {
+        faulty.checking().held().await;
+        cluster.edit("checked", json!({ "approved": false })).await;
+        cluster.wait("checked", "Disapproved", is("Approved", "False/Disapproved")).await;
+        faulty.checking().release();
+    };
+    let (admitted, ()) = futures::join!(operator.admits(&key, SECRET), disapproved);
+    assert!(!admitted);
+    operator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

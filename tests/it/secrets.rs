@@ -161,6 +161,7 @@ async fn a_secrets_labels_cost_neither_a_hash_nor_a_status() {
         store.text("SELECT secret_resource_version FROM oauth_consumers").await.as_ref() == Some(&version)
     })
     .await;
+    operator.settled().await;
     assert_eq!(operator.count(Effects::SecretHashed), hashes);
     assert_eq!(operator.count(Effects::RecordWritten), written + 1);
     let after = cluster.get("labelled").await;

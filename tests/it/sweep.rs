@@ -7,7 +7,7 @@ use oauthconsumer_operator::controller::{self, Settings};
 use oauthconsumer_operator::telemetry::Effects;
 use serde_json::json;
 
-use crate::support::{Cluster, Operator, TestStore, eventually, is, on_both_stores};
+use crate::support::{Cluster, FaultyStore, Operator, TestStore, eventually, is, on_both_stores};
 
 on_both_stores!(
     an_edited_record_is_refused_at_once_and_put_right,
@@ -16,6 +16,9 @@ on_both_stores!(
     an_orphan_goes_when_its_finalizer_was_taken_by_force,
     records_out_of_scope_are_disabled_until_they_are_back,
     after_a_restore_of_the_cluster_hashes_are_checked_once,
+    an_orphan_is_missed_twice_before_it_goes,
+    nothing_is_removed_in_another_cluster,
+    old_tombstones_are_dropped,
 );
 
 const PATCH: PatchParams = PatchParams { dry_run: false, force: false, field_manager: None, field_validation: None };
@@ -52,6 +55,7 @@ async fn an_edited_record_is_refused_at_once_and_put_right(store: TestStore) {
                 .into(),
         ),
         ("renamed", &key, format!("UPDATE oauth_consumers SET name = 'Mallory' WHERE consumer_key = '{key}'")),
+        ("given to another object", &key, format!("UPDATE oauth_consumers SET uid = 'another-uid' WHERE consumer_key = '{key}'")),
         ("given a higher generation", &key, format!("UPDATE oauth_consumers SET generation = 99 WHERE consumer_key = '{key}'")),
     ];
     for (what, edited, edit) in edits {
@@ -59,7 +63,7 @@ async fn an_edited_record_is_refused_at_once_and_put_right(store: TestStore) {
         let operator = Operator::start(&cluster, store.store.clone()).await;
         eventually(&format!("a record that was {what} is repaired"), || async { operator.count(Effects::RecordRepaired) == 1 })
             .await;
-        operator.swept().await;
+        operator.settled().await;
         assert_eq!(operator.admits(edited, SECRET).await, *edited == key, "{what}");
         assert_eq!(operator.count(Effects::RecordRepaired), 1, "once");
         operator.stop().await;
@@ -101,7 +105,7 @@ async fn a_made_up_record_is_removed(store: TestStore) {
         ))
         .await;
     assert!(!operator.admits("made-up-key", SECRET).await, "its checksum does not fit");
-    let state = "SELECT state FROM oauth_consumers WHERE consumer_key = 'made-up-key'";
+    let state = "SELECT state FROM oauth_consumers WHERE uid = 'made-up-uid'";
     eventually("the made-up record is a tombstone", || async { store.text(state).await.as_deref() == Some("Removed") }).await;
     assert!(operator.admits(&key, SECRET).await);
     operator.stop().await;
@@ -111,14 +115,16 @@ async fn an_orphan_goes_when_its_finalizer_was_taken_by_force(store: TestStore) 
     let cluster = Cluster::new().await;
     let unbound = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
     let by_force = || cluster.consumers.patch("forced", &PATCH, &unbound);
-    // With the operator up: noticed by the deletion.
-    let operator = Operator::start_with(&cluster, store.store.clone(), "admin", rarely).await;
+    // With the operator up: noticed by the deletion alone, for the reconcile of the object is held.
+    let faulty = FaultyStore::over(&store);
+    let operator = Operator::start_with(&cluster, faulty.clone(), "admin", rarely).await;
     let key = approved(&cluster, "forced").await;
-    let object = cluster.get("forced").await;
-    // Both at once; if the operator is faster than the force, it was no orphan, and gone all the same.
-    let _ = futures::join!(cluster.delete("forced"), by_force());
-    cluster.gone(&object).await;
+    faulty.reading().close();
+    by_force().await.unwrap();
+    faulty.reading().held().await;
+    cluster.delete("forced").await;
     eventually("the record is gone", || async { !operator.admits(&key, SECRET).await }).await;
+    faulty.reading().release();
 
     // With the operator down: found by the sweep.
     let key = approved(&cluster, "forced").await;
@@ -179,6 +185,57 @@ async fn after_a_restore_of_the_cluster_hashes_are_checked_once(store: TestStore
     for key in &keys {
         assert!(operator.admits(key, SECRET).await);
     }
+    operator.stop().await;
+}
+
+async fn an_orphan_is_missed_twice_before_it_goes(store: TestStore) {
+    let cluster = Cluster::new().await;
+    let operator = Operator::start(&cluster, store.store.clone()).await;
+    approved(&cluster, "kept").await;
+    vanished(&cluster, operator, 1).await;
+    let once = Operator::start_with(&cluster, store.store.clone(), "admin", rarely).await;
+    eventually("the first sweep is over", || async { once.metrics.sweeps.get() == 1 }).await;
+    assert_eq!(once.count(Effects::RecordRemoved), 0, "one list may lack it by mistake");
+    once.stop().await;
+    let often = Operator::start(&cluster, store.store.clone()).await;
+    eventually("the orphan is removed", || async { often.count(Effects::RecordRemoved) == 1 }).await;
+    often.stop().await;
+}
+
+async fn nothing_is_removed_in_another_cluster(store: TestStore) {
+    let cluster = Cluster::new().await;
+    let elsewhere = |settings: &mut Settings| settings.cluster_id = "another-cluster".into();
+    let operator = Operator::start_with(&cluster, store.store.clone(), "admin", elsewhere).await;
+    approved(&cluster, "kept").await;
+    let keys = vanished(&cluster, operator, 1).await;
+    // The id is now said to be this cluster's UID, and is not.
+    let mistaken = |settings: &mut Settings| {
+        elsewhere(settings);
+        settings.cluster_id_is_uid = true;
+    };
+    let operator = Operator::start_with(&cluster, store.store.clone(), "admin", mistaken).await;
+    eventually("the guard alarms", || async { operator.metrics.sweep_guard.get() == 1 }).await;
+    operator.swept().await;
+    assert_eq!(operator.count(Effects::RecordRemoved), 0);
+    assert!(operator.admits(&keys[0], SECRET).await);
+    operator.stop().await;
+}
+
+async fn old_tombstones_are_dropped(store: TestStore) {
+    let cluster = Cluster::new().await;
+    let operator = Operator::start(&cluster, store.store.clone()).await;
+    for (name, days) in [("old", 91), ("young", 89)] {
+        approved(&cluster, name).await;
+        let object = cluster.get(name).await;
+        cluster.delete(name).await;
+        cluster.gone(&object).await;
+        let then = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(24 * days);
+        store.sql(&format!("UPDATE oauth_consumers SET updated_at = '{then}' WHERE object = '{name}'")).await;
+    }
+    let old = "SELECT consumer_key FROM oauth_consumers WHERE object = 'old'";
+    eventually("the old one is dropped", || async { store.text(old).await.is_none() }).await;
+    operator.swept().await;
+    assert!(store.text("SELECT consumer_key FROM oauth_consumers WHERE object = 'young'").await.is_some());
     operator.stop().await;
 }
 

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::num::NonZero;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use oauthconsumer_operator::store::{self, Access, ConsumerStore, OpenError};
 use oauthconsumer_operator::telemetry::{self, AdminState, Metrics, Readiness};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -22,6 +24,9 @@ type Outcome = Result<(), Box<dyn Error>>;
 
 /// How long what had begun may take to finish: less than the 30 s that Kubernetes grants a pod.
 const GRACE: Duration = Duration::from_secs(25);
+
+/// How long closing a store may take, on top of that.
+const CLOSING: Duration = Duration::from_secs(2);
 
 /// The pause between two attempts to reach what is not there yet.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -89,7 +94,7 @@ impl Process {
         let Some(store) = self.open_store(&url, access, &shutdown).await? else { return Ok(()) };
         let _ = self.store.set(store.clone());
         if signin.is_some() {
-            let own = if controller.is_some() { store::open(&url, Access::SignIn).await? } else { store.clone() };
+            let Some(own) = self.open_store(&url, Access::SignIn, &shutdown).await? else { return Ok(()) };
             let _ = self.signin_store.set(own);
         }
         self.readiness.met("store");
@@ -100,7 +105,8 @@ impl Process {
         let stores = [self.signin_store.clone(), self.store.clone()];
         let outcome = self.wait(shutdown).await;
         for store in stores.iter().filter_map(|store| store.get()) {
-            store.close().await;
+            // A connection that hangs must not keep the process.
+            let _ = timeout(CLOSING, store.close()).await;
         }
         outcome
     }
@@ -128,9 +134,10 @@ impl Process {
     /// Waits until a signal has come and everything has finished, or until a part fails, which ends the rest.
     async fn wait(mut self, shutdown: CancellationToken) -> Outcome {
         let mut failure = None;
+        let mut overdue = pin!(overdue(&shutdown));
         while let Some(ended) = tokio::select! {
             ended = self.tasks.join_next() => ended,
-            () = overdue(&shutdown) => {
+            () = &mut overdue => {
                 error!("not everything finished within {} s", GRACE.as_secs());
                 return Err("the shutdown took too long".into());
             }

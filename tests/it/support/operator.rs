@@ -96,6 +96,17 @@ impl Operator {
         super::eventually("two sweeps", || async { self.metrics.sweeps.get() >= before + 2 }).await;
     }
 
+    /// Waits until it has come to rest: no reconcile for two sweeps.
+    pub async fn settled(&self) {
+        super::eventually("no more reconciles", || async {
+            let before = self.reconciles();
+            self.swept().await;
+            self.swept().await;
+            self.reconciles() == before
+        })
+        .await;
+    }
+
     /// Signs in as `curl -u KEY:SECRET` does.
     pub async fn signin(&self, key: &str, secret: &str) -> Answer {
         let authorization = format!("Basic {}", STANDARD.encode(format!("{key}:{secret}")));

@@ -35,12 +35,14 @@ pub struct FaultyStore {
     writes: AtomicUsize,
     read_gate: Gate,
     write_gate: Gate,
+    check_gate: Gate,
 }
 
 /// Holds the next call back until it is released.
 #[derive(Default)]
 pub struct Gate {
-    closed: AtomicBool,
+    /// The how manieth call from now is held; 0 means none.
+    closed: AtomicUsize,
     reached: Notify,
     released: Notify,
 }
@@ -105,7 +107,12 @@ impl TestStore {
 impl Gate {
     /// Holds the next call.
     pub fn close(&self) {
-        self.closed.store(true, Ordering::SeqCst);
+        self.close_at(1);
+    }
+
+    /// Holds the nth call from now.
+    pub fn close_at(&self, nth: usize) {
+        self.closed.store(nth, Ordering::SeqCst);
     }
 
     /// Waits until a call is held.
@@ -119,7 +126,8 @@ impl Gate {
     }
 
     async fn pass(&self) {
-        if self.closed.swap(false, Ordering::SeqCst) {
+        let count_down = |left: usize| left.checked_sub(1);
+        if self.closed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, count_down) == Ok(1) {
             self.reached.notify_one();
             self.released.notified().await;
         }
@@ -139,6 +147,7 @@ impl FaultyStore {
             writes: AtomicUsize::new(0),
             read_gate: Gate::default(),
             write_gate: Gate::default(),
+            check_gate: Gate::default(),
         })
     }
 
@@ -165,6 +174,11 @@ impl FaultyStore {
     /// Where the next reading of an object's record can be held.
     pub fn reading(&self) -> &Gate {
         &self.read_gate
+    }
+
+    /// Where the next reading by key, as for a sign-in, can be held.
+    pub fn checking(&self) -> &Gate {
+        &self.check_gate
     }
 
     /// Where the next write can be held.
@@ -196,6 +210,7 @@ impl ConsumerStore for FaultyStore {
 
     async fn by_key(&self, key: &ConsumerKey) -> Result<Option<Stored>, StoreError> {
         self.up()?;
+        self.check_gate.pass().await;
         self.inner.by_key(key).await
     }
 

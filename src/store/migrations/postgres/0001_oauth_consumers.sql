@@ -40,7 +40,7 @@ CREATE VIEW oauth_consumers_signin AS
     SELECT consumer_key, name, namespace, phc FROM oauth_consumers WHERE state = 'Approved' AND phc IS NOT NULL;
 
 -- The feed: `head` grows with every change of a row, in commit order, whoever makes it; `change` is the head at which a row
--- was last changed; `reload` is the head below which a reader has to start over, because a row is gone.
+-- was last changed; `reload` is the head below which a reader has to start over, because a key is gone.
 CREATE TABLE feed (
     id       INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
     store_id TEXT    NOT NULL,
@@ -53,6 +53,9 @@ INSERT INTO feed (id, store_id, head, reload) VALUES (1, gen_random_uuid()::text
 CREATE FUNCTION oauth_consumers_changed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE feed SET head = head + 1 RETURNING head INTO NEW.change;
+    IF TG_OP = 'UPDATE' AND NEW.consumer_key <> OLD.consumer_key THEN
+        UPDATE feed SET reload = head;
+    END IF;
     PERFORM pg_notify('oauth_consumers', NEW.change::text);
     RETURN NEW;
 END $$;

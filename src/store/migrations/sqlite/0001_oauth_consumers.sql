@@ -40,7 +40,7 @@ CREATE VIEW oauth_consumers_signin AS
     SELECT consumer_key, name, namespace, phc FROM oauth_consumers WHERE state = 'Approved' AND phc IS NOT NULL;
 
 -- The feed: `head` grows with every change of a row, in commit order, whoever makes it; `change` is the head at which a row
--- was last changed; `reload` is the head below which a reader has to start over, because a row is gone.
+-- was last changed; `reload` is the head below which a reader has to start over, because a key is gone.
 CREATE TABLE feed (
     id       INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
     store_id TEXT    NOT NULL,
@@ -54,7 +54,7 @@ CREATE TRIGGER oauth_consumers_inserted AFTER INSERT ON oauth_consumers BEGIN
     UPDATE oauth_consumers SET change = (SELECT head FROM feed) WHERE consumer_key = NEW.consumer_key;
 END;
 CREATE TRIGGER oauth_consumers_updated AFTER UPDATE ON oauth_consumers WHEN NEW.change = OLD.change BEGIN
-    UPDATE feed SET head = head + 1;
+    UPDATE feed SET head = head + 1, reload = CASE WHEN NEW.consumer_key = OLD.consumer_key THEN reload ELSE head + 1 END;
     UPDATE oauth_consumers SET change = (SELECT head FROM feed) WHERE consumer_key = NEW.consumer_key;
 END;
 CREATE TRIGGER oauth_consumers_deleted AFTER DELETE ON oauth_consumers BEGIN
