@@ -349,8 +349,8 @@ a_bad_secret() {
   [ "$(condition_of nightly-export Stalled status)" = True ] || fail "only the user can help, so it was to be Stalled"
   is_refused "$nightly" "$export_secret"
   tell "The same without the newline."
-  try "printf %s $export_secret | kubectl create secret generic nightly-export \\
-    --from-file=EXPORT_OAUTH_SECRET=/dev/stdin --dry-run=client -o yaml | kubectl apply -f -"
+  try "printf '{\"data\":{\"EXPORT_OAUTH_SECRET\":\"%s\"}}' \"\$(printf %s $export_secret | base64 -w0)\" |
+    kubectl patch secret nightly-export --type merge --patch-file /dev/stdin"
   try "kubectl wait --for=condition=Ready oauthconsumer/nightly-export --timeout=60s"
   signs_in "$nightly" "$export_secret"
   rm "$folder/secret.txt"

@@ -1,8 +1,6 @@
 //! What may be claimed after a reconcile, and when to come back. Pure: status can only come from what really happened.
 
-use super::{
-    ConsumerKey, Decision, EventReason, Object, Observed, Reason, Record, SecretOutcome, SecretProblem, SecretRef, State, Stored,
-};
+use super::{ConsumerKey, Decision, EventReason, Object, Observed, Reason, Record, SecretOutcome, SecretProblem, State, Stored};
 
 /// What really happened.
 #[derive(Clone, Debug, Default)]
@@ -150,7 +148,9 @@ fn statement(seen: &Observed, object: &Object, outcome: &Outcome) -> Option<Stat
         }
         Some(Failure::KeyInUse(key)) => {
             let message = if object.adopted_key.is_some() {
-                format!("the key {key} belongs, or once belonged, to another consumer; delete this object and choose another key")
+                format!(
+                    "the key {key} belongs, or once belonged, to another consumer in the store; delete this object and choose another key, or free that one in the store"
+                )
             } else {
                 format!("the key {key} of this object was brought along by another consumer; delete that one, then this one")
             };
@@ -235,10 +235,11 @@ fn from_record(seen: &Observed, object: &Object, record: &Record) -> Statement {
             "nobody has decided yet: sign-in starts when somebody with the permission to approve sets spec.approved to true",
         ),
     };
-    let SecretRef { name, key } = &object.secret_ref;
     let secret_ready = match &record.secret {
         SecretOutcome::Accepted(_) => Verdict::new(Truth::True, Reason::Accepted, "the Secret holds a usable value"),
-        SecretOutcome::Refused(problem) => Verdict::new(Truth::False, problem.reason(), problem.message(name, key, seen.limits)),
+        SecretOutcome::Refused(problem) => {
+            Verdict::new(Truth::False, problem.reason(), problem.message(&object.namespace, &object.secret_ref, seen.limits))
+        }
     };
     let stalled = match &record.secret {
         SecretOutcome::Refused(problem) if !problem.may_pass() => Some(Verdict { status: Truth::True, ..secret_ready.clone() }),
@@ -328,10 +329,9 @@ fn changes(seen: &Observed, before: Option<&Record>, after: &Record, say: &mut i
 }
 
 fn unusable(seen: &Observed, problem: SecretProblem) -> String {
-    seen.object.as_ref().map_or_else(
-        || problem.to_string(),
-        |object| problem.message(&object.secret_ref.name, &object.secret_ref.key, seen.limits),
-    )
+    seen.object
+        .as_ref()
+        .map_or_else(|| problem.to_string(), |object| problem.message(&object.namespace, &object.secret_ref, seen.limits))
 }
 
 // === impl Outcome ===

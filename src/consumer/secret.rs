@@ -5,7 +5,7 @@ use secrecy::{ExposeSecret, SecretSlice};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
-use super::Reason;
+use super::{Reason, SecretRef};
 
 /// How long a consumer secret may be, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -128,8 +128,8 @@ impl SecretProblem {
 
     /// What is wrong and what to do, for the person who reads the status.
     #[must_use]
-    pub fn message(self, secret: &str, key: &str, limits: SecretLimits) -> String {
-        let (min, max) = (limits.min, limits.max);
+    pub fn message(self, namespace: &str, reference: &SecretRef, limits: SecretLimits) -> String {
+        let (SecretRef { name: secret, key }, SecretLimits { min, max }) = (reference, limits);
         match self {
             Self::NotFound => format!("Secret {secret:?} does not exist in this namespace; sign-in starts when it does"),
             Self::KeyMissing => format!("Secret {secret:?} has no key {key:?}; add it, or name another in spec.secretRef.key"),
@@ -139,9 +139,9 @@ impl SecretProblem {
             Self::TooLong => format!("the value of {key:?} in Secret {secret:?} is longer than {max} bytes; use {min} to {max}"),
             Self::NotUtf8 => format!("the value of {key:?} in Secret {secret:?} is not UTF-8 text"),
             Self::TrailingNewline => format!(
-                "the value of {key:?} in Secret {secret:?} ends with a newline, which clients do not send; replace it by one without: \
-                 printf %s \"$VALUE\" | kubectl create secret generic {secret} --from-file={key}=/dev/stdin \
-                 --dry-run=client -o yaml | kubectl apply -f -"
+                "the value of {key:?} in Secret {secret:?} ends with a newline, which clients do not send; write it without: \
+                 printf '{{\"data\":{{\"{key}\":\"%s\"}}}}' \"$(printf %s \"$VALUE\" | base64 -w0)\" | \
+                 kubectl -n {namespace} patch secret {secret} --type merge --patch-file /dev/stdin"
             ),
             Self::SurroundingWhitespace => {
                 format!("the value of {key:?} in Secret {secret:?} begins or ends with white space; remove it")
@@ -207,11 +207,9 @@ mod tests {
 
     #[test]
     fn the_newline_message_says_how_to_fix_it() {
-        let message = SecretProblem::TrailingNewline.message("jazz-oauth", "consumerSecret", SecretLimits::default());
-        assert!(
-            message.contains("kubectl create secret generic jazz-oauth --from-file=consumerSecret=/dev/stdin --dry-run=client"),
-            "{message}"
-        );
+        let reference = SecretRef { name: "jazz-oauth".into(), key: "consumerSecret".into() };
+        let message = SecretProblem::TrailingNewline.message("team-a", &reference, SecretLimits::default());
+        assert!(message.ends_with("kubectl -n team-a patch secret jazz-oauth --type merge --patch-file /dev/stdin"), "{message}");
     }
 
     #[test]

@@ -144,7 +144,8 @@ async fn announce(ctx: Arc<Context>, scopes: Vec<Arc<Scope>>, readiness: Readine
         _ = ready => {
             ctx.metrics.watching.set(1);
             readiness.met("watch");
-            info!(namespaces = ?ctx.settings.namespaces, "watching OAuthConsumers");
+            let namespaces = ctx.settings.namespaces.join(",");
+            info!(namespaces = if namespaces.is_empty() { "all" } else { &namespaces }, "watching OAuthConsumers");
         }
         () = shutdown.cancelled() => {}
     }

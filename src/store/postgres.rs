@@ -3,8 +3,10 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use sqlx::Postgres;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Connection, PgConnection, Postgres};
+
+use tokio::time::timeout;
 
 use super::sql::SqlStore;
 use super::{Access, OpenError};
@@ -16,6 +18,11 @@ pub(super) async fn open(url: &str, access: Access) -> Result<SqlStore<Postgres>
     let options = PgConnectOptions::from_str(url).map_err(|_| OpenError::BadUrl)?.application_name("oauthconsumer-operator");
     // A client that signs in is told of an outage sooner than a reconcile, which has time.
     let patience = Duration::from_secs(if access == Access::SignIn { 1 } else { 4 });
+    // One connection first, because a pool does not say why it cannot have any.
+    match timeout(patience, PgConnection::connect_with(&options)).await {
+        Ok(connected) => connected?.close().await?,
+        Err(elapsed) => return Err(sqlx::Error::Io(elapsed.into()).into()),
+    }
     let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(patience).connect_with(options).await?;
     if access == Access::Controller {
         super::migrate(sqlx::migrate!("src/store/migrations/postgres"), &pool).await?;

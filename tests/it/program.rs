@@ -43,6 +43,10 @@ fn bad_settings_are_refused_with_what_to_do() {
         (&["run", "--sweep-period", "soon"][..], "30s or 2m"),
         (&["run", "--sweep-period", "0s"], "at least 100ms"),
         (&["run", "--min-secret-bytes", "0"], "1..=512"),
+        (&["run", "--log-level", "loud"], "none of error, warn, info"),
+        (&["run", "--log-level", ""], "none of error, warn, info"),
+        (&["run", "--namespaces", "A_b"], "1 to 63 of a-z 0-9 -"),
+        (&["run", "--namespaces", ","], "1 to 63 of a-z 0-9 -"),
         (&["run", "--signin-addr", "8080"], "invalid socket address"),
         (
             &["signin", "--admin-addr", "127.0.0.1:0", "--signin-addr", "127.0.0.1:0", "--store-url", "mysql://x"],

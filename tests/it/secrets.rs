@@ -1,11 +1,13 @@
 //! Everything that can be wrong with a Secret: the condition, the message, the sign-in, and the way back.
 
+use std::process::Command;
+
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
-use crate::support::{Cluster, Operator, TestStore, condition, eventually, is, on_both_stores, says};
+use crate::support::{Cluster, Operator, TestStore, condition, eventually, is, kubeconfig, on_both_stores, says};
 
 on_both_stores!(every_bad_value_has_its_reason_and_a_way_back, a_deleted_secret_ends_sign_in_until_it_is_back);
 
@@ -30,7 +32,7 @@ async fn every_bad_value_has_its_reason_and_a_way_back(store: TestStore) {
         (b"0123456789\x00abcdef", "False/SecretInvalid", "control character"),
         (b"0123456789\nabcdef", "False/SecretInvalid", "control character"),
         (b" 0123456789abcdef", "False/SecretInvalid", "white space"),
-        (b"0123456789abcdef\n", "False/SecretInvalid", "--from-file=consumerSecret=/dev/stdin"),
+        (b"0123456789abcdef\n", "False/SecretInvalid", "ends with a newline"),
         (b"0123456789abcdef\r\n", "False/SecretInvalid", "ends with a newline"),
     ];
     for (value, expected, words) in cases {
@@ -72,6 +74,27 @@ async fn a_deleted_secret_ends_sign_in_until_it_is_back(store: TestStore) {
         assert!(operator.admits(&key, next).await);
         assert_eq!(operator.admits(&key, GOOD).await, next == GOOD, "only the secret that is back");
     }
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_that_the_message_gives_mends_a_newline_and_nothing_else() {
+    let (cluster, store) = (Cluster::new().await, TestStore::sqlite().await);
+    let operator = Operator::start(&cluster, store.store.clone()).await;
+    let data = [("consumerSecret", format!("{GOOD}\n")), ("other", "stays".to_owned())];
+    cluster.secret_data("file-oauth", data.map(|(key, value)| (key.to_owned(), ByteString(value.into()))).into()).await;
+    cluster.consumer("file", json!({ "approved": true })).await;
+    let bad = cluster.wait("file", "SecretInvalid", is("Ready", "False/SecretInvalid")).await;
+    let status = bad.status.unwrap();
+    let message = &status.conditions.iter().find(|condition| condition.type_ == "SecretReady").unwrap().message;
+    let command = message.split_once("write it without: ").unwrap().1;
+    let mut shell = Command::new("bash");
+    shell.args(["-euo", "pipefail", "-c", command]).env("VALUE", GOOD).env("KUBECONFIG", kubeconfig());
+    let ran = shell.output().unwrap();
+    assert!(ran.status.success(), "{command}: {}", String::from_utf8_lossy(&ran.stderr));
+    cluster.wait("file", "Approved", is("Approved", "True/Approved")).await;
+    assert!(operator.admits(&status.consumer_key.unwrap(), GOOD).await);
+    assert_eq!(cluster.secrets.get("file-oauth").await.unwrap().data.unwrap()["other"].0, b"stays");
     operator.stop().await;
 }
 

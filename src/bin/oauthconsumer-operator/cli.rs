@@ -8,6 +8,8 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use jiff::SignedDuration;
 use oauthconsumer_operator::telemetry::LogFormat;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// Manages OAuth consumers on Kubernetes: keeps a record for each `OAuthConsumer`, and answers sign-in checks from those
 /// records.
@@ -82,7 +84,7 @@ pub struct Common {
     pub admin_addr: SocketAddr,
 
     /// What is logged: error, warn, info, debug or trace, also by module as in info,oauthconsumer_operator=debug.
-    #[arg(long, env = "OAUTHCONSUMER_LOG_LEVEL", value_name = "FILTER", default_value = "info")]
+    #[arg(long, env = "OAUTHCONSUMER_LOG_LEVEL", value_name = "FILTER", default_value = "info", value_parser = log_filter)]
     pub log_level: String,
 
     /// How log lines look.
@@ -93,7 +95,7 @@ pub struct Common {
 #[derive(Args)]
 pub struct ControllerOptions {
     /// The namespaces to manage, separated by commas. All of them unless given.
-    #[arg(long, env = "OAUTHCONSUMER_NAMESPACES", value_name = "A,B", value_delimiter = ',')]
+    #[arg(long, env = "OAUTHCONSUMER_NAMESPACES", value_name = "A,B", value_delimiter = ',', value_parser = namespace)]
     pub namespaces: Vec<String>,
 
     /// The cluster's identity, the UID of the namespace kube-system unless given. It is part of every key: never change it,
@@ -120,6 +122,23 @@ pub struct SigninOptions {
     /// Where /signin is served.
     #[arg(long, env = "OAUTHCONSUMER_SIGNIN_ADDR", value_name = "ADDRESS:PORT", default_value = "0.0.0.0:8080")]
     pub signin_addr: SocketAddr,
+}
+
+/// A DNS label, as namespaces are. Nothing is no namespace: it must not come to mean all of them.
+fn namespace(text: &str) -> Result<String, String> {
+    let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let is_label =
+        (1..=63).contains(&text.len()) && text.bytes().all(is_allowed) && !text.starts_with('-') && !text.ends_with('-');
+    if is_label { Ok(text.to_owned()) } else { Err("a namespace has 1 to 63 of a-z 0-9 - in its name".into()) }
+}
+
+/// A word alone is a level: taken for a module, it would silence everything.
+fn log_filter(text: &str) -> Result<String, String> {
+    let wrong = |part: &&str| part.is_empty() || (!part.contains('=') && part.parse::<LevelFilter>().is_err());
+    match text.split(',').find(wrong) {
+        Some(part) => Err(format!("{part:?} is none of error, warn, info, debug, trace, off, nor MODULE=LEVEL")),
+        None => text.parse::<EnvFilter>().map(|_| text.to_owned()).map_err(|error| error.to_string()),
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -71,6 +71,11 @@ impl Process {
     async fn run(mut self, common: Common, controller: Option<ControllerOptions>, signin: Option<SigninOptions>) -> Outcome {
         let shutdown = telemetry::on_signal()?;
         let url = common.url()?;
+        // Before anything is made: without a cluster there is nothing to control.
+        let config = match &controller {
+            Some(_) => Some(kubernetes().await?),
+            None => None,
+        };
         self.readiness.missing("store", "not opened yet");
         if controller.is_some() {
             for check in ["cluster", "crd", "watch"] {
@@ -98,9 +103,11 @@ impl Process {
             let _ = self.signin_store.set(own);
         }
         self.readiness.met("store");
-        if let Some(options) = controller {
+        if let (Some(options), Some(config)) = (controller, config) {
+            let client =
+                kube::Client::try_from(config).map_err(|error| format!("failed to make a Kubernetes client: {error}"))?;
             let (metrics, readiness, shutdown) = (self.metrics.clone(), self.readiness.clone(), shutdown.clone());
-            self.tasks.spawn(async move { control(options, store, metrics, readiness, shutdown).await });
+            self.tasks.spawn(async move { control(options, client, store, metrics, readiness, shutdown).await });
         }
         let stores = [self.signin_store.clone(), self.store.clone()];
         let outcome = self.wait(shutdown).await;
@@ -152,18 +159,24 @@ impl Process {
     }
 }
 
+async fn kubernetes() -> Result<kube::Config, String> {
+    let mut config = kube::Config::infer()
+        .await
+        .map_err(|error| format!("no Kubernetes API server is known; set KUBECONFIG, or run in a pod: {error}"))?;
+    // A reconcile has a time limit and retries of its own.
+    config.default_retry = false;
+    config.read_timeout = Some(SILENCE);
+    Ok(config)
+}
+
 async fn control(
     options: ControllerOptions,
+    client: kube::Client,
     store: Arc<dyn ConsumerStore>,
     metrics: Arc<Metrics>,
     readiness: Readiness,
     shutdown: CancellationToken,
 ) -> Result<(), String> {
-    let mut config = kube::Config::infer().await.map_err(|error| format!("no Kubernetes configuration found: {error}"))?;
-    // A reconcile has a time limit and retries of its own.
-    config.default_retry = false;
-    config.read_timeout = Some(SILENCE);
-    let client = kube::Client::try_from(config).map_err(|error| format!("failed to make a Kubernetes client: {error}"))?;
     // An empty environment variable is as good as none.
     let given = options.cluster_id.filter(|id| !id.is_empty());
     let cluster_id_is_uid = given.is_none();
@@ -182,7 +195,7 @@ async fn control(
         cluster_id,
         cluster_id_is_uid,
         installation: options.installation,
-        namespaces: options.namespaces.into_iter().filter(|namespace| !namespace.is_empty()).collect(),
+        namespaces: options.namespaces,
         limits: SecretLimits { min: options.min_secret_bytes.into(), ..SecretLimits::default() },
         sweep_period: options.sweep_period,
         reconcile_timeout: Duration::from_secs(30),

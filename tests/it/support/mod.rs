@@ -4,7 +4,7 @@ mod cluster;
 mod operator;
 mod stores;
 
-pub use cluster::{Cluster, condition, eventually, is, kubectl, says};
+pub use cluster::{Cluster, condition, eventually, is, kubeconfig, kubectl, says};
 pub use operator::Operator;
 pub use stores::{FaultyStore, Gate, TestStore};
 
