@@ -92,6 +92,16 @@ until_so() { for _ in $(seq 300); do if "$@" >/dev/null 2>&1; then return; fi; s
 readyz() { curl -s "http://127.0.0.1:$admin/readyz"; }
 ready() { curl -sf "http://127.0.0.1:$admin/readyz"; }
 not_ready() { [ "$(curl -s -o /dev/null -w '%{http_code}' "http://127.0.0.1:$admin/readyz")" = 503 ]; }
+secret=a-very-secret-secret-of-jazz
+register_jazz() {
+  kubectl create secret generic jazz-oauth --from-literal=consumerSecret=$secret
+  kubectl apply -f - <<Y
+apiVersion: oauthconsumers.dev/v1alpha1
+kind: OAuthConsumer
+metadata: {name: jazz}
+spec: {name: Jazz, approved: true, secretRef: {name: jazz-oauth}}
+Y
+}
 signs_in() { [ "$(curl -s -o /dev/null -w '%{http_code}' -u "$1:$2" "http://127.0.0.1:$signin/signin/any/path?x=1" -X DELETE)" = "$3" ]; }
 "#;
 
@@ -118,16 +128,9 @@ wait $operator
 fn a_killed_process_loses_nothing_and_logs_no_secret() {
     on_a_fresh_control_plane(&format!(
         r#"{PREPARED}
-secret=a-very-secret-secret-of-jazz
 kubectl apply -f crds/oauthconsumers.yaml
-kubectl create secret generic jazz-oauth --from-literal=consumerSecret=$secret
 start --log-level trace,hyper=info,h2=info,sqlx=trace,kube_client=trace
-kubectl apply -f - <<Y
-apiVersion: oauthconsumers.dev/v1alpha1
-kind: OAuthConsumer
-metadata: {{name: jazz}}
-spec: {{name: Jazz, approved: true, secretRef: {{name: jazz-oauth}}}}
-Y
+register_jazz
 kubectl wait --for=condition=Approved --timeout=30s oac/jazz
 key=$(kubectl get oac jazz -o jsonpath='{{.status.consumerKey}}')
 until_so signs_in "$key" "$secret" 200
@@ -170,15 +173,8 @@ kill -TERM $operator; wait $operator
 fn a_full_disk_is_said_and_passes() {
     on_a_fresh_control_plane(&format!(
         r#"{PREPARED}
-secret=a-very-secret-secret-of-jazz
 kubectl apply -f crds/oauthconsumers.yaml
-kubectl create secret generic jazz-oauth --from-literal=consumerSecret=$secret
-kubectl apply -f - <<Y
-apiVersion: oauthconsumers.dev/v1alpha1
-kind: OAuthConsumer
-metadata: {{name: jazz}}
-spec: {{name: Jazz, approved: true, secretRef: {{name: jazz-oauth}}}}
-Y
+register_jazz
 trap '' XFSZ   # a write beyond the limit is then an error, as on a full disk, and no signal
 start
 trap - XFSZ
@@ -242,7 +238,6 @@ fn controller_and_signin_are_two_processes_on_postgres() {
     on_a_fresh_control_plane(&format!(
         r#"{PREPARED}
 kubectl apply -f crds/oauthconsumers.yaml
-kubectl create secret generic jazz-oauth --from-literal=consumerSecret=a-very-secret-secret-of-jazz
 createdb() {{ psql -q "$OAUTHCONSUMER_TEST_POSTGRES_URL" -c "CREATE DATABASE $1"; }}
 database=apart_$RANDOM$RANDOM
 createdb "$database"
@@ -255,15 +250,10 @@ printf '%s\n' "$url" >"$DEV_CONTROL_PLANE_DIR/store-url"
 checks=$!
 OAUTHCONSUMER_STORE_URL=$url OAUTHCONSUMER_ADMIN_ADDR=127.0.0.1:0 "$PROGRAM" controller 2>"$DEV_CONTROL_PLANE_DIR/controller.log" &
 operator=$!
-kubectl apply -f - <<Y
-apiVersion: oauthconsumers.dev/v1alpha1
-kind: OAuthConsumer
-metadata: {{name: jazz}}
-spec: {{name: Jazz, approved: true, secretRef: {{name: jazz-oauth}}}}
-Y
+register_jazz
 kubectl wait --for=condition=Approved --timeout=60s oac/jazz
 key=$(kubectl get oac jazz -o jsonpath='{{.status.consumerKey}}')
-until_so signs_in "$key" a-very-secret-secret-of-jazz 200
+until_so signs_in "$key" "$secret" 200
 until_so ready
 curl -s "http://127.0.0.1:$admin/metrics" | grep -q '^oauthconsumer_signin_checks_total{{outcome="Allowed"}} 1'
 slash=$(curl -s -o /dev/null -w '%{{http_code}}' "http://127.0.0.1:$signin/signin/")
@@ -273,11 +263,11 @@ elsewhere=$(curl -s -o /dev/null -w '%{{http_code}}' "http://127.0.0.1:$signin/e
 
 # Either runs without the other.
 kill -TERM $operator; wait $operator
-until_so signs_in "$key" a-very-secret-secret-of-jazz 200
+until_so signs_in "$key" "$secret" 200
 # And without its store the check is not ready, and says neither yes nor no.
 psql -q "$OAUTHCONSUMER_TEST_POSTGRES_URL" -c "DROP DATABASE $database WITH (FORCE)"
 until_so not_ready
-until_so signs_in "$key" a-very-secret-secret-of-jazz 503
+until_so signs_in "$key" "$secret" 503
 kill -TERM $checks; wait $checks
 "#
     ));
