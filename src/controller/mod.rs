@@ -19,8 +19,9 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Namespace;
 use kube::api::ListParams;
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -34,8 +35,7 @@ use crate::telemetry::{Metrics, Readiness};
 use events::Events;
 pub use failure::message;
 use memory::{Attempts, KnownHashes, OwnWrites};
-use scope::Scope;
-pub use sweep::cluster_uid;
+use scope::{Scope, within};
 
 /// What the controller is told.
 #[derive(Clone, Debug)]
@@ -137,6 +137,15 @@ pub async fn run(
     result
 }
 
+/// The UID of the `kube-system` namespace, which stands for the cluster.
+///
+/// # Errors
+/// When the API server does not answer or refuses.
+pub async fn cluster_uid(client: &Client) -> Result<String, kube::Error> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    Ok(namespaces.get("kube-system").await?.uid().unwrap_or_default())
+}
+
 /// Says when all caches have been filled.
 async fn announce(ctx: Arc<Context>, scopes: Vec<Arc<Scope>>, readiness: Readiness, shutdown: CancellationToken) {
     let ready = join_all(scopes.iter().map(|scope| scope.wait_until_ready()));
@@ -153,10 +162,7 @@ async fn announce(ctx: Arc<Context>, scopes: Vec<Arc<Scope>>, readiness: Readine
 
 /// Waits until the API server serves `OAuthConsumer`s, and says so meanwhile. Answers false when told to shut down.
 async fn wait_for_crd(settings: &Settings, client: &Client, readiness: &Readiness, shutdown: &CancellationToken) -> bool {
-    let api: Api<OAuthConsumer> = match settings.namespaces.first() {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
-    };
+    let api: Api<OAuthConsumer> = within(client, settings.namespaces.first().map(String::as_str));
     let first_only = ListParams::default().limit(1);
     loop {
         let listed = tokio::select! {

@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::channel::mpsc;
 use futures::{Stream, StreamExt};
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::PartialObjectMeta;
 use kube::runtime::reflector::{ObjectRef, Store, store};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client, Resource, ResourceExt};
 use tokio::sync::SetOnce;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -57,20 +58,36 @@ struct References {
     by_object: HashMap<(String, String), String>,
 }
 
+/// What there is of a kind in one namespace, or in all.
+pub(super) fn within<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<Scope = NamespaceResourceScope>,
+    K::DynamicType: Default,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
 // === impl Scope ===
 
 impl Scope {
     pub(super) fn new(client: &Client, namespace: Option<String>) -> (Self, Feeds) {
         let (objects, objects_writer) = store();
         let (secrets, secrets_writer) = store();
-        let (object_api, secret_api): (Api<OAuthConsumer>, Api<SecretMeta>) = match &namespace {
-            Some(namespace) => (Api::namespaced(client.clone(), namespace), Api::namespaced(client.clone(), namespace)),
-            None => (Api::all(client.clone()), Api::all(client.clone())),
-        };
         let config = || watcher::Config::default().timeout(WATCH_SECONDS);
         let feeds = Feeds {
-            objects: watch(object_api, config()).default_backoff().modify(strip).reflect(objects_writer).boxed(),
-            secrets: watch(secret_api, config()).default_backoff().modify(strip).reflect(secrets_writer).boxed(),
+            objects: watch(within(client, namespace.as_deref()), config())
+                .default_backoff()
+                .modify(strip)
+                .reflect(objects_writer)
+                .boxed(),
+            secrets: watch(within(client, namespace.as_deref()), config())
+                .default_backoff()
+                .modify(strip)
+                .reflect(secrets_writer)
+                .boxed(),
         };
         let (queue, waiting) = mpsc::unbounded();
         let (deleted, deletions) = mpsc::unbounded();

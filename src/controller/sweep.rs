@@ -5,7 +5,6 @@ use std::sync::{Arc, PoisonError};
 
 use futures::StreamExt;
 use jiff::SignedDuration;
-use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{ListParams, ObjectMeta};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
@@ -15,8 +14,8 @@ use tracing::{error, info, warn};
 
 use super::observe::Look;
 use super::reconcile::bury_if_gone;
-use super::scope::Scope;
-use super::{Context, failure, now};
+use super::scope::{Scope, within};
+use super::{Context, cluster_uid, failure, now};
 use crate::api::{OAuthConsumer, OAuthConsumerSpec, SecretReference};
 use crate::consumer::{Failure, Outcome, Record, State, Stored, conclude, decide};
 use crate::store::StoreError;
@@ -152,10 +151,7 @@ impl Sweep {
     async fn list_uids(&self) -> Result<HashSet<String>, Failure> {
         let mut uids = HashSet::new();
         for scope in &self.scopes {
-            let api: Api<OAuthConsumer> = match &scope.namespace {
-                Some(namespace) => Api::namespaced(self.ctx.client.clone(), namespace),
-                None => Api::all(self.ctx.client.clone()),
-            };
+            let api: Api<OAuthConsumer> = within(&self.ctx.client, scope.namespace.as_deref());
             let mut params = ListParams::default().limit(PAGE);
             loop {
                 let page = api.list_metadata(&params).await.map_err(|error| failure::api("list", "OAuthConsumers", &error))?;
@@ -220,13 +216,4 @@ fn namesake(record: &Record) -> OAuthConsumer {
         },
         status: None,
     }
-}
-
-/// The UID of the `kube-system` namespace, which stands for the cluster.
-///
-/// # Errors
-/// When the API server does not answer or refuses.
-pub async fn cluster_uid(client: &kube::Client) -> Result<String, kube::Error> {
-    let namespaces: Api<Namespace> = Api::all(client.clone());
-    Ok(namespaces.get("kube-system").await?.uid().unwrap_or_default())
 }
