@@ -16,6 +16,7 @@ use crate::consumer::{HashCost, HashMemory, Phc, PhcError, SecretValue};
 #[derive(Clone)]
 pub struct HashPool {
     jobs: mpsc::Sender<Job>,
+    threads: usize,
     cost: HashCost,
 }
 
@@ -54,7 +55,7 @@ impl HashPool {
                 }
             });
         }
-        Self { jobs, cost }
+        Self { jobs, threads, cost }
     }
 
     /// Hashes a secret, unless `current` is its hash already.
@@ -70,15 +71,28 @@ impl HashPool {
         .await?
     }
 
-    /// Whether one of the candidates is what the hash was made of. Costs a hash for each, whichever it is.
+    /// Which of the candidates the hash was made of, if one. Costs a hash for each, whichever it is.
     ///
     /// # Errors
     /// [`HashError`].
-    pub async fn verify(&self, phc: Phc, candidates: Vec<SecretValue>) -> Result<bool, HashError> {
-        let fits = move |memory: &mut HashMemory| {
-            candidates.iter().fold(false, |found, candidate| phc.verify(candidate.expose(), memory) | found)
+    pub async fn verify(&self, phc: Phc, candidates: Vec<SecretValue>) -> Result<Option<usize>, HashError> {
+        let fitting = move |memory: &mut HashMemory| {
+            let fits: Vec<_> = candidates.iter().map(|candidate| phc.verify(candidate.expose(), memory)).collect();
+            fits.iter().position(|fits| *fits)
         };
-        self.run(fits).await
+        self.run(fitting).await
+    }
+
+    /// Computations at once.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// What its hashes cost.
+    #[must_use]
+    pub fn cost(&self) -> HashCost {
+        self.cost
     }
 
     /// A hash of nothing, at the cost of any other: for refusals that must take as long.

@@ -98,6 +98,23 @@ impl Plan {
         self.effects.iter().any(|effect| matches!(effect, Effect::WriteRecord(_) | Effect::RemoveRecord))
     }
 
+    /// The part of this plan that ends sign-in and needs no hash; none if it is not about that.
+    #[must_use]
+    pub fn closing(&self, seen: &Observed) -> Option<Self> {
+        let mut plan = self.clone();
+        for effect in &mut plan.effects {
+            if let Effect::WriteRecord(draft) = effect {
+                if draft.state == State::Approved && !matches!(draft.secret, SecretDraft::Refuse(..)) {
+                    return None;
+                }
+                if matches!(draft.secret, SecretDraft::Accept(_)) {
+                    draft.secret = SecretDraft::Keep(seen.live().and_then(|stored| stored.record.secret_source.clone()));
+                }
+            }
+        }
+        plan.writes_record().then_some(plan)
+    }
+
     /// Whether there is nothing to write.
     #[must_use]
     pub fn is_empty(&self) -> bool {

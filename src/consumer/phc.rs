@@ -121,6 +121,13 @@ impl Phc {
         // Outputs are compared in constant time.
         memory.compute(&argon2, candidate, salt).is_ok_and(|computed| computed == *expected)
     }
+
+    /// Whether a hash of this cost takes more memory or passes than this one.
+    #[must_use]
+    pub fn costs_less_than(&self, cost: HashCost) -> bool {
+        let Ok(hash) = PasswordHash::new(&self.0) else { return false };
+        Params::try_from(&hash).is_ok_and(|params| params.m_cost() < cost.memory || params.t_cost() < cost.passes)
+    }
 }
 
 impl fmt::Debug for Phc {

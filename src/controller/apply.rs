@@ -69,8 +69,8 @@ async fn write(ctx: &Context, look: &Look, object: &Object, draft: Draft) -> Res
     let seen = &look.seen;
     // Before a hash is spent: the key may be taken.
     if seen.record.is_none() {
-        let holder = ctx.store.by_key(&draft.consumer_key).await?;
-        if holder.is_some_and(|stored| stored.record.owner != seen.owner) {
+        let (_, holder) = ctx.store.by_key(&draft.consumer_key).await?;
+        if holder.is_some_and(|holder| holder.stored.record.owner != seen.owner) {
             return Err(StoreError::KeyInUse(draft.consumer_key).into());
         }
     }

@@ -117,11 +117,12 @@ pub async fn run(
     let wanted: Vec<_> = if namespaces.is_empty() { vec![None] } else { namespaces.iter().cloned().map(Some).collect() };
     let mut scopes = Vec::new();
     for namespace in wanted {
-        let (scope, feeds) = Scope::new(&ctx.client, namespace);
+        let (scope, feeds, queues) = Scope::new(&ctx.client, namespace);
         let scope = Arc::new(scope);
         tasks.spawn(feeds.watch(scope.clone(), shutdown.clone()));
-        tasks.spawn(reconcile::run(ctx.clone(), scope.clone(), shutdown.clone()));
-        tasks.spawn(sweep::follow_deletions(ctx.clone(), scope.clone(), shutdown.clone()));
+        tasks.spawn(reconcile::run(ctx.clone(), scope.clone(), queues.waiting, shutdown.clone()));
+        tasks.spawn(reconcile::run_closing(ctx.clone(), scope.clone(), queues.closing, shutdown.clone()));
+        tasks.spawn(sweep::follow_deletions(ctx.clone(), queues.deleted, shutdown.clone()));
         scopes.push(scope);
     }
     tasks.spawn(sweep::run(ctx.clone(), scopes.clone(), shutdown.clone()));

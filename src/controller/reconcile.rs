@@ -1,9 +1,10 @@
 //! One reconcile: observe, decide, apply, conclude; within a time limit, and a panic costs only its own object.
 
 use std::convert::Infallible;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::channel::mpsc;
 use futures::{FutureExt, StreamExt};
 use kube::ResourceExt;
 use kube::runtime::applier;
@@ -17,18 +18,25 @@ use super::observe::Look;
 use super::scope::Scope;
 use super::{Context, patch};
 use crate::api::OAuthConsumer;
-use crate::consumer::{Again, Effect, Failure, Outcome, Statement, conclude, decide};
+use crate::consumer::{Again, Conclusion, Effect, Failure, Outcome, Statement, Stored, conclude, decide};
 use crate::telemetry::{Effects, ReconcileResult};
 
 /// Reconciles of one scope that are begun at once; most wait for one of the process's slots.
 const WAITING: u16 = 64;
 
+/// Objects of one scope whose sign-in is ended at once.
+const CLOSING: usize = 16;
+
+/// Attempts to end it before somebody else writes.
+const CLOSING_ATTEMPTS: u32 = 5;
+
+type Queue = mpsc::UnboundedReceiver<ObjectRef<OAuthConsumer>>;
+
 /// How long a cache that is behind our own write is given to catch up.
 const CATCH_UP: Duration = Duration::from_secs(1);
 
 /// Reconciles the objects in the scope's queue, until the queue is closed and what had begun is finished.
-pub(super) async fn run(ctx: Arc<Context>, scope: Arc<Scope>, shutdown: CancellationToken) {
-    let Some(queue) = scope.waiting.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+pub(super) async fn run(ctx: Arc<Context>, scope: Arc<Scope>, queue: Queue, shutdown: CancellationToken) {
     tokio::select! { () = scope.wait_until_ready() => {}, () = shutdown.cancelled() => return }
     let reconciled = applier(
         |object: Arc<OAuthConsumer>, shared: Arc<(Arc<Context>, Arc<Scope>)>| {
@@ -120,13 +128,66 @@ pub(super) async fn bury_if_gone(ctx: &Context, object: Arc<OAuthConsumer>) -> R
     failure.map_or(Ok(()), Err)
 }
 
+/// Ends sign-in where that is what an object asks for, in a lane of its own: with other slots than reconciles and without a
+/// hash, so that no storm of registrations delays it. Then hands the object on to a reconcile, for whatever else there is.
+pub(super) async fn run_closing(ctx: Arc<Context>, scope: Arc<Scope>, queue: Queue, shutdown: CancellationToken) {
+    tokio::select! { () = scope.wait_until_ready() => {}, () = shutdown.cancelled() => {} }
+    let closed = queue.for_each_concurrent(CLOSING, |reference| {
+        let (ctx, scope) = (ctx.clone(), scope.clone());
+        async move {
+            let task = tokio::spawn({
+                let (ctx, scope, reference) = (ctx, scope.clone(), reference.clone());
+                async move { tokio::time::timeout(ctx.settings.reconcile_timeout, close(&ctx, &scope, &reference)).await }
+            });
+            // Whatever became of it, the reconcile sees it, retries it and says it.
+            if let Ok(Ok(Err(failure))) = task.await {
+                debug!(object = %reference, cause = %failure, "not closed at once");
+            }
+            scope.enqueue(reference);
+        }
+    });
+    closed.await;
+    scope.stop_reconciles();
+}
+
+async fn close(ctx: &Context, scope: &Scope, reference: &ObjectRef<OAuthConsumer>) -> Result<(), Failure> {
+    for attempt in 1.. {
+        let Some(object) = scope.objects.get(reference) else { return Ok(()) };
+        let record = ctx.store.by_owner(&ctx.owner(&object.uid().unwrap_or_default())).await?;
+        if !record.as_ref().is_some_and(Stored::admits) {
+            return Ok(());
+        }
+        let mut look = Look::glance(&ctx.settings, scope, object, record).confirm(ctx, false).await?;
+        let plan = decide(&look.seen);
+        let Some(closing) = plan.closing(&look.seen) else { return Ok(()) };
+        let is_whole = closing == plan;
+        let outcome = apply(ctx, &mut look, closing).await;
+        match &outcome.failure {
+            // Somebody else wrote first, and may have opened it.
+            Some(Failure::Overtaken(_)) if attempt < CLOSING_ATTEMPTS => continue,
+            Some(failure) => return Err(failure.clone()),
+            None if is_whole => {
+                settle(ctx, look, outcome).await;
+            }
+            // The rest needs a hash, and until then there is nothing to say about the object but that this has happened.
+            None => report(ctx, &look, &conclude(&look.seen, &outcome)),
+        }
+        break;
+    }
+    Ok(())
+}
+
+fn report(ctx: &Context, look: &Look, conclusion: &Conclusion) {
+    for notice in &conclusion.notices {
+        ctx.events.report(&look.object, notice);
+    }
+}
+
 /// Concludes, publishes what changed, reports it, and says when to come back. Status is written here and nowhere else.
 async fn settle(ctx: &Context, look: Look, outcome: Outcome) -> Action {
     let conclusion = conclude(&look.seen, &outcome);
     let uid = look.seen.owner.uid.clone();
-    for notice in &conclusion.notices {
-        ctx.events.report(&look.object, notice);
-    }
+    report(ctx, &look, &conclusion);
     let (mut failure, mut again) = (outcome.failure, conclusion.again);
     let mut wrote = look.seen.record != outcome.record;
     if let Some(statement) = &conclusion.statement {

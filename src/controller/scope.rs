@@ -25,7 +25,7 @@ const WATCH_SECONDS: u32 = 30;
 type SecretMeta = PartialObjectMeta<Secret>;
 type Cached<K> = std::pin::Pin<Box<dyn Stream<Item = Result<Event<K>, watcher::Error>> + Send>>;
 
-/// The caches of one watch, and the queue of objects that may need a reconcile.
+/// The caches of one watch, and the queues that it fills.
 pub(super) struct Scope {
     /// None means all namespaces.
     pub(super) namespace: Option<String>,
@@ -37,12 +37,19 @@ pub(super) struct Scope {
     secrets_listed: SetOnce<()>,
     /// Which objects refer to a Secret.
     references: Mutex<References>,
-    queue: mpsc::UnboundedSender<ObjectRef<OAuthConsumer>>,
-    /// Taken once, by the reconciler.
-    pub(super) waiting: Mutex<Option<mpsc::UnboundedReceiver<ObjectRef<OAuthConsumer>>>>,
+    waiting: mpsc::UnboundedSender<ObjectRef<OAuthConsumer>>,
+    closing: mpsc::UnboundedSender<ObjectRef<OAuthConsumer>>,
     deleted: mpsc::UnboundedSender<Arc<OAuthConsumer>>,
-    /// Taken once, by whoever looks after objects that went without a reconcile.
-    pub(super) deletions: Mutex<Option<mpsc::UnboundedReceiver<Arc<OAuthConsumer>>>>,
+}
+
+/// What a scope has found to do.
+pub(super) struct Queues {
+    /// Objects that may need a reconcile.
+    pub(super) waiting: mpsc::UnboundedReceiver<ObjectRef<OAuthConsumer>>,
+    /// Objects whose sign-in may have to end, before anything else.
+    pub(super) closing: mpsc::UnboundedReceiver<ObjectRef<OAuthConsumer>>,
+    /// Objects that are gone, perhaps without a reconcile.
+    pub(super) deleted: mpsc::UnboundedReceiver<Arc<OAuthConsumer>>,
 }
 
 /// The streams that fill a scope's caches.
@@ -73,7 +80,7 @@ where
 // === impl Scope ===
 
 impl Scope {
-    pub(super) fn new(client: &Client, namespace: Option<String>) -> (Self, Feeds) {
+    pub(super) fn new(client: &Client, namespace: Option<String>) -> (Self, Feeds, Queues) {
         let (objects, objects_writer) = store();
         let (secrets, secrets_writer) = store();
         let config = || watcher::Config::default().timeout(WATCH_SECONDS);
@@ -89,8 +96,9 @@ impl Scope {
                 .reflect(secrets_writer)
                 .boxed(),
         };
-        let (queue, waiting) = mpsc::unbounded();
-        let (deleted, deletions) = mpsc::unbounded();
+        let (to_waiting, waiting) = mpsc::unbounded();
+        let (to_closing, closing) = mpsc::unbounded();
+        let (to_deleted, deleted) = mpsc::unbounded();
         let scope = Self {
             namespace,
             objects,
@@ -98,12 +106,11 @@ impl Scope {
             objects_listed: SetOnce::new(),
             secrets_listed: SetOnce::new(),
             references: Mutex::default(),
-            queue,
-            waiting: Mutex::new(Some(waiting)),
-            deleted,
-            deletions: Mutex::new(Some(deletions)),
+            waiting: to_waiting,
+            closing: to_closing,
+            deleted: to_deleted,
         };
-        (scope, feeds)
+        (scope, feeds, Queues { waiting, closing, deleted })
     }
 
     /// Resolves once both caches have been filled.
@@ -120,7 +127,12 @@ impl Scope {
     /// Asks for a reconcile.
     pub(super) fn enqueue(&self, object: ObjectRef<OAuthConsumer>) {
         // Fails only after the reconciler has ended.
-        let _ = self.queue.unbounded_send(object);
+        let _ = self.waiting.unbounded_send(object);
+    }
+
+    /// Ends the reconciles once what waits is done.
+    pub(super) fn stop_reconciles(&self) {
+        self.waiting.close_channel();
     }
 
     /// The version of the Secret that the object refers to, as last seen.
@@ -145,7 +157,8 @@ impl Scope {
         match event {
             Event::Apply(object) => {
                 self.references().set(&object);
-                self.enqueue(ObjectRef::from_obj(&object));
+                let reference = ObjectRef::from_obj(&object);
+                if may_close(&object) { self.close(reference) } else { self.enqueue(reference) }
             }
             Event::Delete(object) => {
                 self.references().remove(&object);
@@ -165,12 +178,8 @@ impl Scope {
 
     fn on_secret(&self, event: Event<SecretMeta>) {
         match event {
-            Event::Apply(secret) | Event::Delete(secret) => {
-                let (namespace, name) = (secret.namespace().unwrap_or_default(), secret.name_any());
-                for object in self.references().of(&namespace, &name) {
-                    self.enqueue(ObjectRef::new(&object).within(&namespace));
-                }
-            }
+            Event::Apply(secret) => self.referring_to(&secret).into_iter().for_each(|object| self.enqueue(object)),
+            Event::Delete(secret) => self.referring_to(&secret).into_iter().for_each(|object| self.close(object)),
             Event::Init | Event::InitApply(_) => {}
             Event::InitDone => {
                 let _ = self.secrets_listed.set(());
@@ -179,9 +188,27 @@ impl Scope {
         }
     }
 
+    /// Asks for an end of sign-in, if that is what there is to do, and for a reconcile after that.
+    fn close(&self, object: ObjectRef<OAuthConsumer>) {
+        let _ = self.closing.unbounded_send(object);
+    }
+
+    fn referring_to(&self, secret: &SecretMeta) -> Vec<ObjectRef<OAuthConsumer>> {
+        let namespace = secret.namespace().unwrap_or_default();
+        let objects = self.references().of(&namespace, &secret.name_any());
+        objects.iter().map(|object| ObjectRef::new(object).within(&namespace)).collect()
+    }
+
     fn references(&self) -> std::sync::MutexGuard<'_, References> {
         self.references.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether an object may have been open until now, and is no longer to be. What was just made never was open.
+fn may_close(object: &OAuthConsumer) -> bool {
+    let is_shut = object.spec.approved != Some(true) || object.spec.hold.is_some();
+    object.metadata.deletion_timestamp.is_some()
+        || (is_shut && object.metadata.generation.is_some_and(|generation| generation > 1))
 }
 
 /// Caches hold no more than is needed; above all not `last-applied-configuration`, which for a Secret is the secret.
@@ -211,7 +238,8 @@ impl Feeds {
             std::future::ready(())
         });
         tokio::select! { _ = futures::future::join(objects, secrets) => {}, () = shutdown.cancelled() => {} }
-        scope.queue.close_channel();
+        // The lane puts what it has done into the other queue.
+        scope.closing.close_channel();
         scope.deleted.close_channel();
     }
 }

@@ -1,11 +1,53 @@
-//! The sign-in check: credentials from a request, held against the store.
+//! The sign-in check: credentials from a request, held against the store's records.
 //!
-//! Knows nothing of Kubernetes: it runs wherever the store can be reached.
+//! Knows nothing of Kubernetes: it runs wherever the store can be reached. Each process holds all records in memory, follows
+//! the store's feed, and answers from memory only while it can prove that it is current.
 
+mod caller;
 mod credentials;
+mod directory;
+mod follow;
 mod http;
+mod limits;
+mod listen;
+mod tls;
 mod verify;
 
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+pub use caller::Caller;
 pub use credentials::Credentials;
-pub use http::{routes, serve};
-pub use verify::{Consumer, Verdict, Verifier};
+pub use directory::{Consumer, Directory, Entry};
+pub use http::{Peer, routes};
+pub use limits::Rate;
+pub use listen::serve;
+pub use tls::{Certificate, CertificateError};
+pub use verify::{Verdict, Verifier};
+
+/// What the sign-in check is told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How old the proof may be that memory holds what the store holds.
+    pub max_staleness: Duration,
+    /// Refused checks of one caller.
+    pub misses_by_caller: Rate,
+    /// Refused checks of one caller with one key.
+    pub misses_by_key: Rate,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+// === impl Settings ===
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_staleness: Duration::from_secs(1),
+            misses_by_caller: Rate { burst: 50, refill: 10 },
+            misses_by_key: Rate { burst: 20, refill: 2 },
+            trusted_proxies: Vec::new(),
+        }
+    }
+}

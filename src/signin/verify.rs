@@ -1,81 +1,61 @@
-//! May this consumer sign in? The store decides, asked anew for every check.
+//! May this consumer sign in? Memory says yes at once to whom it knows; anybody else costs a look at the store and a hash.
 
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use tracing::warn;
+use axum::http::HeaderMap;
+use jiff::Timestamp;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
-use super::Credentials;
-use crate::consumer::{Phc, Record, Stored};
+use super::directory::Entry;
+use super::follow::{FORMER_PRIMARY, Follower};
+use super::limits::{Buckets, Exhausted, Rate};
+use super::{Caller, Credentials, Directory, Settings};
+use crate::consumer::{ConsumerKey, Fingerprint, FingerprintKey, Phc, Record, SecretOutcome, SecretValue};
 use crate::hashing::{HashError, HashPool};
-use crate::store::{ConsumerStore, StoreError};
+use crate::store::{Change, ConsumerStore, StoreError};
+use crate::telemetry::Metrics;
 
-/// Checks credentials against the store.
+/// Hashes that may wait per thread: together they take less than two seconds.
+const WAITING_PER_THREAD: usize = 48;
+
+/// Hashes that may wait for one key, so that guesses at one do not take the turns of all others.
+const WAITING_PER_KEY: usize = 8;
+
+/// Looks at the store for what memory does not accept, a second.
+const LOOKS: Rate = Rate { burst: 200, refill: 200 };
+
+/// Checks credentials against the store's records.
 pub struct Verifier {
     /// Empty until the store could be opened.
     store: Arc<OnceLock<Arc<dyn ConsumerStore>>>,
+    directory: Arc<Directory>,
+    settings: Settings,
+    metrics: Arc<Metrics>,
     hashing: HashPool,
+    /// Hashes that wait or are being computed.
+    waiting: Semaphore,
+    fingerprints: FingerprintKey,
+    misses_by_caller: Buckets<Caller>,
+    misses_by_key: Buckets<(Caller, ConsumerKey)>,
+    looks: Buckets<()>,
     /// The hash that is checked where a consumer has none, so that its refusal takes as long as any other.
     decoy: Phc,
 }
 
 /// The answer to a check.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// An approved consumer with the right secret.
-    Allowed(Consumer),
+    Allowed(Arc<Entry>),
     /// Anybody else. Why is nobody's business.
     Refused,
+    /// The caller has had too many misses; how long until the next check.
+    Limited(Duration),
     /// Nobody can tell now.
     Unavailable,
-}
-
-/// Who signed in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Consumer {
-    /// The consumer key.
-    pub key: String,
-    /// The consumer name.
-    pub name: String,
-    /// The namespace of its object.
-    pub namespace: String,
-}
-
-// === impl Verifier ===
-
-impl Verifier {
-    /// A verifier over this store, once there is one.
-    ///
-    /// # Errors
-    /// When the decoy cannot be hashed.
-    pub async fn new(store: Arc<OnceLock<Arc<dyn ConsumerStore>>>, hashing: HashPool) -> Result<Self, HashError> {
-        let decoy = hashing.decoy().await?;
-        Ok(Self { store, hashing, decoy })
-    }
-
-    /// Checks credentials. A failure to find out is never a yes, and never a no.
-    ///
-    /// A key that was issued costs one hash, whatever the answer, so that time does not tell a disapproved consumer
-    /// from a wrong secret. A key that never was is refused at once: keys are too long to guess.
-    pub async fn check(&self, credentials: Credentials) -> Verdict {
-        self.find(credentials).await.unwrap_or_else(|error| {
-            warn!(%error, "a sign-in could not be checked");
-            Verdict::Unavailable
-        })
-    }
-
-    async fn find(&self, credentials: Credentials) -> Result<Verdict, CheckError> {
-        let store = self.store.get().ok_or(CheckError::NotOpen)?;
-        let Some(before) = store.by_key(&credentials.key).await? else { return Ok(Verdict::Refused) };
-        let phc = before.record.phc().unwrap_or(&self.decoy).clone();
-        if !self.hashing.verify(phc, credentials.secrets).await? || !before.admits() {
-            return Ok(Verdict::Refused);
-        }
-        // The hash may have waited for others; meanwhile somebody may have disapproved.
-        Ok(match store.by_key(&credentials.key).await? {
-            Some(now) if now.admits() && now.record.phc() == before.record.phc() => Verdict::Allowed(Consumer::from(now)),
-            _ => Verdict::Refused,
-        })
-    }
 }
 
 /// Why nobody can tell.
@@ -83,16 +63,192 @@ impl Verifier {
 enum CheckError {
     #[error("the store is not open yet")]
     NotOpen,
+    #[error("waiting for a controller to compare all records with their objects")]
+    NotCompared,
+    #[error("the store cannot be asked: {}", FORMER_PRIMARY)]
+    FormerPrimary,
+    #[error("too many hashes wait already")]
+    Busy,
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
     Hash(#[from] HashError),
 }
 
-// === impl Consumer ===
+// === impl Verifier ===
 
-impl From<Stored> for Consumer {
-    fn from(Stored { record: Record { consumer_key, name, namespace, .. }, .. }: Stored) -> Self {
-        Self { key: consumer_key.to_string(), name, namespace }
+impl Verifier {
+    /// A verifier over this store, once there is one. It has to [follow](Self::follow) the store to be fast.
+    ///
+    /// # Errors
+    /// When the decoy cannot be hashed.
+    pub async fn new(
+        store: Arc<OnceLock<Arc<dyn ConsumerStore>>>,
+        settings: Settings,
+        hashing: HashPool,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, HashError> {
+        Ok(Self {
+            decoy: hashing.decoy().await?,
+            directory: Arc::new(Directory::new(settings.max_staleness)),
+            misses_by_caller: Buckets::new(settings.misses_by_caller),
+            misses_by_key: Buckets::new(settings.misses_by_key),
+            looks: Buckets::new(LOOKS),
+            waiting: Semaphore::new(hashing.threads() * WAITING_PER_THREAD),
+            fingerprints: FingerprintKey::new(rand::random()),
+            store,
+            settings,
+            metrics,
+            hashing,
+        })
+    }
+
+    /// The records in memory.
+    #[must_use]
+    pub fn directory(&self) -> Arc<Directory> {
+        self.directory.clone()
+    }
+
+    /// The caller behind a connection from `peer`.
+    #[must_use]
+    pub fn caller(&self, peer: IpAddr, headers: &HeaderMap) -> Caller {
+        Caller::of(peer, headers, &self.settings.trusted_proxies)
+    }
+
+    /// Keeps the records in memory current, until told to stop.
+    pub async fn follow(&self, shutdown: CancellationToken) {
+        let follower = Follower::new(self.directory.clone(), self.metrics.clone());
+        follower.run(self.store.clone(), self.settings.max_staleness, shutdown).await;
+    }
+
+    /// Checks credentials. A failure to find out is never a yes, and never a no.
+    ///
+    /// But for secrets that are known to be right, a key that was issued costs one hash, whatever the answer, so that time
+    /// does not tell a disapproved consumer from a wrong secret. A key that never was is refused at once: keys are too long
+    /// to guess.
+    pub async fn check(&self, credentials: Credentials, caller: Caller) -> Verdict {
+        let presented: Vec<_> = credentials.secrets.iter().map(|secret| self.fingerprints.of(secret)).collect();
+        if self.directory.is_current()
+            && let Some(entry) = self.directory.get(&credentials.key)
+            && entry.opens_to(&presented)
+        {
+            return Verdict::Allowed(entry);
+        }
+        if let Err(Exhausted(pause)) = self.misses_by_caller.take(caller) {
+            return Verdict::Limited(pause);
+        }
+        let verdict = self.find(credentials, &presented, caller).await.unwrap_or_else(|error| {
+            debug!(%error, "a sign-in could not be checked");
+            Verdict::Unavailable
+        });
+        if !matches!(verdict, Verdict::Refused) {
+            self.misses_by_caller.give_back(&caller);
+        }
+        verdict
+    }
+
+    async fn find(&self, credentials: Credentials, presented: &[Fingerprint], caller: Caller) -> Result<Verdict, CheckError> {
+        let key = credentials.key.clone();
+        let Some(entry) = self.look(&key).await? else { return Ok(Verdict::Refused) };
+        if !entry.vouched {
+            return Err(CheckError::NotCompared);
+        }
+        // What is remembered of the key is kept where the next check finds it.
+        let held = self.directory.get(&key).filter(|held| held.phc == entry.phc).unwrap_or_else(|| entry.clone());
+        if entry.admits && presented.iter().any(|fingerprint| held.remembers(*fingerprint)) {
+            return Ok(Verdict::Allowed(entry));
+        }
+        let by_key = (caller, key);
+        if let Err(Exhausted(pause)) = self.misses_by_key.take(by_key.clone()) {
+            return Ok(Verdict::Limited(pause));
+        }
+        let verdict = self.hash(credentials, presented, entry, &held).await;
+        if !matches!(verdict, Ok(Verdict::Refused)) {
+            self.misses_by_key.give_back(&by_key);
+        }
+        verdict
+    }
+
+    async fn hash(
+        &self,
+        credentials: Credentials,
+        presented: &[Fingerprint],
+        entry: Arc<Entry>,
+        held: &Arc<Entry>,
+    ) -> Result<Verdict, CheckError> {
+        let Ok(_turn) = self.waiting.try_acquire() else { return Err(CheckError::Busy) };
+        let _turn_of_key = held.wait(WAITING_PER_KEY).ok_or(CheckError::Busy)?;
+        let phc = entry.phc.as_ref().unwrap_or(&self.decoy).clone();
+        let fitting = self.hashing.verify(phc, credentials.secrets.clone()).await?;
+        self.metrics.signin_hashes.inc();
+        let Some(reading) = fitting.filter(|_| entry.admits) else { return Ok(Verdict::Refused) };
+        // The hash may have waited for others; meanwhile somebody may have disapproved.
+        let now = match self.directory.get(&credentials.key) {
+            Some(now) if self.directory.is_current() && now.change >= entry.change => Some(now),
+            _ => self.look_at_store(&credentials.key).await?,
+        };
+        let Some(now) = now.filter(|now| now.admits && now.vouched && now.phc == entry.phc) else { return Ok(Verdict::Refused) };
+        if let Some(fingerprint) = presented.get(reading) {
+            held.remember(*fingerprint);
+            now.remember(*fingerprint);
+        }
+        self.renew(&now, credentials, reading);
+        Ok(Verdict::Allowed(now))
+    }
+
+    /// What is known of a key. The store is asked, so that a fresh approval works everywhere at once; but not without
+    /// end, as long as memory can answer.
+    async fn look(&self, key: &ConsumerKey) -> Result<Option<Arc<Entry>>, CheckError> {
+        if self.directory.is_current() && self.looks.take(()).is_err() {
+            return Ok(self.directory.get(key));
+        }
+        self.look_at_store(key).await
+    }
+
+    async fn look_at_store(&self, key: &ConsumerKey) -> Result<Option<Arc<Entry>>, CheckError> {
+        let (head, change) = self.store.get().ok_or(CheckError::NotOpen)?.by_key(key).await?;
+        self.metrics.signin_looks.inc();
+        if self.directory.has_seen_later_than(&head) {
+            return Err(CheckError::FormerPrimary);
+        }
+        if !self.directory.believes(&head) {
+            return Err(CheckError::NotCompared);
+        }
+        Ok(change.map(|change| Arc::new(Entry::from(change))))
+    }
+
+    /// Hashes a good secret anew if hashes cost more now than this one did. The hash is swapped, so that nothing is lost that
+    /// was written meanwhile; where the check may not write to the store, it stays as it is.
+    fn renew(&self, entry: &Entry, credentials: Credentials, reading: usize) {
+        let is_cheap = entry.phc.as_ref().is_some_and(|phc| phc.costs_less_than(self.hashing.cost()));
+        let (true, Some(store)) = (is_cheap, self.store.get().cloned()) else { return };
+        let (hashing, phc, Some(secret)) =
+            (self.hashing.clone(), entry.phc.clone(), credentials.secrets.into_iter().nth(reading))
+        else {
+            return;
+        };
+        tokio::spawn(async move {
+            let renewed = rewrite(&*store, &hashing, &credentials.key, phc.as_ref(), secret).await;
+            renewed.unwrap_or_else(|error| debug!(%error, "a hash could not be renewed"));
+        });
+    }
+}
+
+async fn rewrite(
+    store: &dyn ConsumerStore,
+    hashing: &HashPool,
+    key: &ConsumerKey,
+    phc: Option<&Phc>,
+    secret: SecretValue,
+) -> Result<(), CheckError> {
+    let (_, Some(Change { stored, .. })) = store.by_key(key).await? else { return Ok(()) };
+    if stored.record.phc() != phc || !stored.admits() {
+        return Ok(());
+    }
+    let renewed = hashing.renew(None, secret).await?;
+    let record = Record { secret: SecretOutcome::Accepted(renewed), ..stored.record };
+    match store.write(record, Some(stored.version), Timestamp::now()).await {
+        Err(StoreError::Swapped) | Ok(_) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! The schema is part of the interface and is documented in `docs/store.md`: other programs may read it.
 
+mod notifications;
 mod postgres;
+mod revoke;
 mod row;
 mod sql;
 mod sqlite;
@@ -13,6 +15,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use crate::consumer::{ConsumerKey, Owner, Record, Stored};
+pub use revoke::{RevokeError, revoke};
 
 /// What a store promises. A write either happened completely or did not happen at all; when it answers
 /// [`StoreError::Unavailable`], nobody knows which.
@@ -21,8 +24,8 @@ pub trait ConsumerStore: Send + Sync {
     /// The record of this object, tombstones included.
     async fn by_owner(&self, owner: &Owner) -> Result<Option<Stored>, StoreError>;
 
-    /// The record with this key, tombstones included.
-    async fn by_key(&self, key: &ConsumerKey) -> Result<Option<Stored>, StoreError>;
+    /// The record with this key, tombstones included, and where the feed stood at that moment.
+    async fn by_key(&self, key: &ConsumerKey) -> Result<(Head, Option<Change>), StoreError>;
 
     /// All records of an installation in a cluster but for tombstones, in one read.
     async fn live(&self, cluster_id: &str, installation: &str) -> Result<Vec<Stored>, StoreError>;
@@ -41,8 +44,26 @@ pub trait ConsumerStore: Send + Sync {
     /// Drops the tombstones of an installation in a cluster that are older than `before`. Answers how many.
     async fn drop_tombstones(&self, cluster_id: &str, installation: &str, before: Timestamp) -> Result<usize, StoreError>;
 
+    /// Vouches for the records of an installation in a cluster: in this life of the store, all of them have been compared
+    /// with their objects. Until then they admit nobody.
+    async fn vouch(&self, cluster_id: &str, installation: &str) -> Result<(), StoreError>;
+
+    /// Whether somebody has, in this life of the store.
+    async fn is_vouched_for(&self, cluster_id: &str, installation: &str) -> Result<bool, StoreError>;
+
     /// Where the feed of changes stands. Also tells whether the store answers at all.
     async fn head(&self) -> Result<Head, StoreError>;
+
+    /// At most `limit` of the records that changed after this head, in the order of their changes, and where the feed stood
+    /// at that moment.
+    async fn changes(&self, after: i64, limit: u32) -> Result<(Head, Vec<Change>), StoreError>;
+
+    /// Resolves when asking for changes is worth while: sooner or later for no reason, and for a reason not always. What is
+    /// missed here is found by asking.
+    async fn changed(&self);
+
+    /// What is known to be wrong with [`changed`](Self::changed), for whoever can mend it.
+    fn complaint(&self) -> Option<&'static str>;
 
     /// Closes all connections, so that nothing is left to be written. SQLite then needs its `-wal` file no more.
     async fn close(&self);
@@ -57,6 +78,23 @@ pub struct Head {
     pub head: i64,
     /// The last change that removed a row: readers that are behind it start over.
     pub reload: i64,
+    /// Which life of the store this is: it begins a new one when it fails over or is restored, and may have lost commits.
+    pub incarnation: String,
+    /// PostgreSQL's timeline. A server on an older one is a former primary.
+    pub timeline: i64,
+    /// Whether any controller has compared its records in this life of the store.
+    pub compared: bool,
+}
+
+/// A record as the feed shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The head at which it was last changed.
+    pub change: i64,
+    /// The record.
+    pub stored: Stored,
+    /// Whether its controller vouches for it in this life of the store.
+    pub vouched: bool,
 }
 
 /// Why the store did not do what it was asked.
@@ -109,9 +147,9 @@ pub enum OpenError {
 /// What a process does with the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Reads and writes; of these a SQLite file admits one.
+    /// Looks after the store; of these a SQLite file admits one.
     Controller,
-    /// Reads only.
+    /// Reads, and follows the feed: the sign-in check, and commands beside a controller.
     SignIn,
 }
 

@@ -8,7 +8,8 @@ use sqlx::{Connection, PgConnection, Postgres};
 
 use tokio::time::timeout;
 
-use super::sql::SqlStore;
+use super::notifications::Notifications;
+use super::sql::{News, SqlStore};
 use super::{Access, OpenError};
 
 /// Connections of one process. Reconciles and sign-in checks have a pool each, so that neither starves the other.
@@ -17,15 +18,22 @@ const CONNECTIONS: u32 = 8;
 pub(super) async fn open(url: &str, access: Access) -> Result<SqlStore<Postgres>, OpenError> {
     let options = PgConnectOptions::from_str(url).map_err(|_| OpenError::BadUrl)?.application_name("oauthconsumer-operator");
     // A client that signs in is told of an outage sooner than a reconcile, which has time.
-    let patience = Duration::from_secs(if access == Access::SignIn { 1 } else { 4 });
+    let seconds = |signin, controller| Duration::from_secs(if access == Access::SignIn { signin } else { controller });
+    let patience = seconds(1, 4);
     // One connection first, because a pool does not say why it cannot have any.
     match timeout(patience, PgConnection::connect_with(&options)).await {
         Ok(connected) => connected?.close().await?,
         Err(elapsed) => return Err(sqlx::Error::Io(elapsed.into()).into()),
     }
-    let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(patience).connect_with(options).await?;
+    // One more to listen on.
+    let connections = if access == Access::SignIn { CONNECTIONS + 1 } else { CONNECTIONS };
+    let pool = PgPoolOptions::new().max_connections(connections).acquire_timeout(patience).connect_with(options).await?;
     if access == Access::Controller {
         super::migrate(sqlx::migrate!("src/store/migrations/postgres"), &pool).await?;
     }
-    Ok(SqlStore { read: pool.clone(), write: pool, _lock: None })
+    let news = match access {
+        Access::SignIn => News::Told(Notifications::of(pool.clone())),
+        Access::Controller => News::Ask(Duration::from_secs(1)),
+    };
+    Ok(SqlStore { read: pool.clone(), write: pool, patience: seconds(2, 5), news, _lock: None })
 }

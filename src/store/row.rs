@@ -3,7 +3,11 @@
 use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
+use sqlx::{ColumnIndex, Decode, FromRow, Type};
 
+use tracing::error;
+
+use super::{Change, Head};
 use crate::consumer::{
     ConsumerKey, Decision, Owner, Phc, Record, Revocation, SecretOutcome, SecretProblem, SecretSource, State, Stored,
 };
@@ -38,6 +42,12 @@ pub(super) struct Row {
     checksum: String,
 }
 
+/// A row of the feed's head joined with records: there is at least one, which may have no record.
+pub(super) struct Joined {
+    pub(super) head: Head,
+    pub(super) change: Option<Change>,
+}
+
 /// The format of [`checksum`]: a release that adds to it counts on, and leaves rows with a higher number to their makers.
 const FORMAT: u32 = 1;
 
@@ -55,6 +65,25 @@ pub(super) fn checksum(record: &Record) -> String {
 fn fits(checksum_of_row: &str, record: &Record) -> bool {
     let format = checksum_of_row.split_once(':').and_then(|(format, _)| format.parse().ok());
     format.is_some_and(|format: u32| format > FORMAT) || checksum_of_row == checksum(record)
+}
+
+// === impl Joined ===
+
+impl<'r, R: sqlx::Row> FromRow<'r, R> for Joined
+where
+    Head: FromRow<'r, R>,
+    Row: FromRow<'r, R>,
+    &'static str: ColumnIndex<R>,
+    Option<i64>: Decode<'r, R::Database> + Type<R::Database>,
+    bool: Decode<'r, R::Database> + Type<R::Database>,
+{
+    fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
+        let change = |change| {
+            let stored = Row::from_row(row).inspect_err(|cause| error!(%cause, "a row of the store cannot be read; passed over"));
+            Some(Change { change, stored: stored.ok()?.into(), vouched: row.try_get("vouched").ok()? })
+        };
+        Ok(Self { head: Head::from_row(row)?, change: row.try_get::<Option<i64>, _>("change")?.and_then(change) })
+    }
 }
 
 // === impl Row ===

@@ -1,29 +1,40 @@
 //! The contract in SQL that SQLite and PostgreSQL both speak. Only opening them differs.
 
 use std::fs::File;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::query::Query;
 use sqlx::{ColumnIndex, Database, Decode, Encode, Executor, FromRow, IntoArguments, Pool, Type};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::error;
 
-use super::row::{Row, checksum};
-use super::{ConsumerStore, Head, StoreError};
+use super::notifications::Notifications;
+use super::row::{Joined, Row, checksum};
+use super::{Change, ConsumerStore, Head, StoreError};
 use crate::consumer::{ConsumerKey, Owner, Record, SecretOutcome, Stored};
-
-/// How long a statement may take once it has a connection.
-const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) struct SqlStore<DB: Database> {
     /// For reading.
     pub(super) read: Pool<DB>,
     /// For writing: SQLite has room for one writer, PostgreSQL for as many as for readers.
     pub(super) write: Pool<DB>,
+    /// How long a statement may take once it has a connection.
+    pub(super) patience: Duration,
+    /// How to learn of changes.
+    pub(super) news: News,
     /// Held for as long as the store is open.
     pub(super) _lock: Option<File>,
+}
+
+/// How to learn that there may be changes.
+pub(super) enum News {
+    /// Ask this often: where asking costs next to nothing.
+    Ask(Duration),
+    /// Be told.
+    Told(Arc<Notifications>),
 }
 
 /// The columns by name, never `*`: another release may add some while this one runs. In the order in which they are bound;
@@ -43,6 +54,23 @@ macro_rules! placeholders {
 macro_rules! select {
     ($condition:literal) => {
         concat!("SELECT ", columns!(), " FROM oauth_consumers WHERE ", $condition)
+    };
+}
+
+/// The head of the feed beside whichever records the condition finds, seen in one and the same moment.
+macro_rules! select_from_feed {
+    ($records:literal) => {
+        concat!(
+            "SELECT store_id, head, reload, incarnation, timeline, compared, change, ",
+            columns!(),
+            ", EXISTS (SELECT 1 FROM resyncs WHERE resyncs.cluster_id = found.cluster_id \
+             AND resyncs.installation = found.installation AND resyncs.incarnation = feed_state.incarnation) AS vouched \
+             FROM feed_state LEFT JOIN (SELECT change, ",
+            columns!(),
+            " FROM oauth_consumers WHERE ",
+            $records,
+            ") AS found ON TRUE ORDER BY change"
+        )
     };
 }
 
@@ -75,23 +103,25 @@ where
     for<'q> Option<i64>: Encode<'q, DB>,
     for<'q> Option<bool>: Encode<'q, DB>,
     for<'q> Option<String>: Encode<'q, DB>,
+    for<'r> Joined: FromRow<'r, DB::Row>,
     bool: Type<DB>,
 {
     async fn by_owner(&self, owner: &Owner) -> Result<Option<Stored>, StoreError> {
         let query = sqlx::query(select!("cluster_id = $1 AND uid = $2")).bind(owner.cluster_id.clone()).bind(owner.uid.clone());
-        Ok(rows(&self.read, query).await?.pop().map(Row::into))
+        Ok(self.rows(&self.read, query).await?.pop().map(Row::into))
     }
 
-    async fn by_key(&self, key: &ConsumerKey) -> Result<Option<Stored>, StoreError> {
-        let query = sqlx::query(select!("consumer_key = $1")).bind(key.to_string());
-        Ok(rows(&self.read, query).await?.pop().map(Row::into))
+    async fn by_key(&self, key: &ConsumerKey) -> Result<(Head, Option<Change>), StoreError> {
+        let query = sqlx::query(select_from_feed!("consumer_key = $1")).bind(key.to_string());
+        let (head, mut found) = self.joined(query).await?;
+        Ok((head, found.pop()))
     }
 
     async fn live(&self, cluster_id: &str, installation: &str) -> Result<Vec<Stored>, StoreError> {
         let query = sqlx::query(select!("cluster_id = $1 AND installation = $2 AND state <> 'Removed'"))
             .bind(cluster_id.to_owned())
             .bind(installation.to_owned());
-        Ok(rows(&self.read, query).await?.into_iter().map(Row::into).collect())
+        Ok(self.rows(&self.read, query).await?.into_iter().map(Row::into).collect())
     }
 
     async fn write(&self, record: Record, replaces: Option<i64>, now: Timestamp) -> Result<Stored, StoreError> {
@@ -129,7 +159,7 @@ where
             .bind(version)
             .bind(checksum(&record));
         let query = if let Some(replaces) = replaces { query.bind(replaces) } else { query };
-        match rows::<DB, (String,)>(&self.write, query).await {
+        match self.rows::<(String,)>(&self.write, query).await {
             Ok(written) if !written.is_empty() => return Ok(Stored { record, version, intact: true }),
             Ok(_) => {}
             Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
@@ -138,8 +168,8 @@ where
             Err(error) => return Err(error.into()),
         }
         // Nothing was written: either the owner's record has moved on, or the key is somebody else's.
-        match self.by_key(&record.consumer_key).await? {
-            Some(holder) if holder.record.owner != record.owner => Err(StoreError::KeyInUse(record.consumer_key)),
+        match self.by_key(&record.consumer_key).await?.1 {
+            Some(holder) if holder.stored.record.owner != record.owner => Err(StoreError::KeyInUse(record.consumer_key)),
             _ => Err(StoreError::Swapped),
         }
     }
@@ -148,7 +178,7 @@ where
         // Row by row through `write`, so that versions and checksums stay right; a cluster is restored once in years.
         let query = sqlx::query(select!("cluster_id = $1 AND secret_resource_version <> ''")).bind(cluster_id.to_owned());
         let mut forgotten = 0;
-        for row in rows(&self.read, query).await? {
+        for row in self.rows(&self.read, query).await? {
             let Stored { mut record, version, intact } = Row::into(row);
             let Some(source) = record.secret_source.as_mut().filter(|_| intact) else { continue };
             source.resource_version.clear();
@@ -170,12 +200,51 @@ where
         .bind(cluster_id.to_owned())
         .bind(installation.to_owned())
         .bind(before.to_string());
-        Ok(rows::<DB, (String,)>(&self.write, query).await?.len())
+        Ok(self.rows::<(String,)>(&self.write, query).await?.len())
+    }
+
+    async fn vouch(&self, cluster_id: &str, installation: &str) -> Result<(), StoreError> {
+        let query = sqlx::query(
+            "INSERT INTO resyncs (cluster_id, installation, incarnation) SELECT $1, $2, incarnation FROM feed_state WHERE TRUE \
+             ON CONFLICT (cluster_id, installation) DO UPDATE SET incarnation = excluded.incarnation RETURNING cluster_id",
+        )
+        .bind(cluster_id.to_owned())
+        .bind(installation.to_owned());
+        self.rows::<(String,)>(&self.write, query).await?;
+        Ok(())
+    }
+
+    async fn is_vouched_for(&self, cluster_id: &str, installation: &str) -> Result<bool, StoreError> {
+        let query = sqlx::query(
+            "SELECT cluster_id FROM resyncs JOIN feed_state USING (incarnation) WHERE cluster_id = $1 AND installation = $2",
+        )
+        .bind(cluster_id.to_owned())
+        .bind(installation.to_owned());
+        Ok(!self.rows::<(String,)>(&self.read, query).await?.is_empty())
     }
 
     async fn head(&self) -> Result<Head, StoreError> {
-        let query = sqlx::query("SELECT store_id, head, reload FROM feed");
-        rows(&self.read, query).await?.pop().ok_or_else(|| StoreError::Unavailable("its feed has no head".into()))
+        let query = sqlx::query("SELECT store_id, head, reload, incarnation, timeline, compared FROM feed_state");
+        self.rows(&self.read, query).await?.pop().ok_or_else(headless)
+    }
+
+    async fn changes(&self, after: i64, limit: u32) -> Result<(Head, Vec<Change>), StoreError> {
+        let query = sqlx::query(select_from_feed!("change > $1 ORDER BY change LIMIT $2")).bind(after).bind(i64::from(limit));
+        self.joined(query).await
+    }
+
+    async fn changed(&self) {
+        match &self.news {
+            News::Ask(pause) => sleep(*pause).await,
+            News::Told(notifications) => notifications.next().await,
+        }
+    }
+
+    fn complaint(&self) -> Option<&'static str> {
+        match &self.news {
+            News::Ask(_) => None,
+            News::Told(notifications) => notifications.complaint(),
+        }
     }
 
     async fn close(&self) {
@@ -184,34 +253,54 @@ where
     }
 }
 
-/// Runs a statement to its end and answers its rows. Never less than all of them: SQLite commits, or fails to, after the
-/// last row has been asked for.
-///
-/// In a task of its own: a caller that goes away, as a client does, must not leave a connection in the middle of something.
-async fn rows<DB, T>(pool: &Pool<DB>, query: Query<'static, DB, DB::Arguments>) -> Result<Vec<T>, sqlx::Error>
+// === impl SqlStore ===
+
+impl<DB> SqlStore<DB>
 where
     DB: Database,
     DB::Arguments: IntoArguments<DB>,
     for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
-    T: for<'r> FromRow<'r, DB::Row>,
 {
-    let pool = pool.clone();
-    let statement = tokio::spawn(async move {
-        let mut connection = pool.acquire().await?;
-        match timeout(TIMEOUT, query.fetch_all(&mut *connection)).await {
-            Ok(result) => result,
-            Err(elapsed) => {
-                // Nobody knows what state it is in; back in the pool it would keep its place for as long as it hangs.
-                connection.close_on_drop();
-                Err(sqlx::Error::Io(elapsed.into()))
+    async fn joined(&self, query: Query<'static, DB, DB::Arguments>) -> Result<(Head, Vec<Change>), StoreError>
+    where
+        for<'r> Joined: FromRow<'r, DB::Row>,
+    {
+        let mut rows: Vec<Joined> = self.rows(&self.read, query).await?;
+        let head = rows.first().map(|row| row.head.clone()).ok_or_else(headless)?;
+        Ok((head, rows.drain(..).filter_map(|row| row.change).collect()))
+    }
+
+    /// Runs a statement to its end and answers its rows. Never less than all of them: SQLite commits, or fails to, after
+    /// the last row has been asked for.
+    ///
+    /// In a task of its own: a caller that goes away, as a client does, must not leave a connection in the middle of
+    /// something.
+    async fn rows<T>(&self, pool: &Pool<DB>, query: Query<'static, DB, DB::Arguments>) -> Result<Vec<T>, sqlx::Error>
+    where
+        T: for<'r> FromRow<'r, DB::Row>,
+    {
+        let (pool, patience) = (pool.clone(), self.patience);
+        let statement = tokio::spawn(async move {
+            let mut connection = pool.acquire().await?;
+            match timeout(patience, query.fetch_all(&mut *connection)).await {
+                Ok(result) => result,
+                Err(elapsed) => {
+                    // Nobody knows what state it is in; back in the pool it would keep its place for as long as it hangs.
+                    connection.close_on_drop();
+                    Err(sqlx::Error::Io(elapsed.into()))
+                }
             }
-        }
-    });
-    let rows = statement.await.map_err(|error| sqlx::Error::Io(error.into()))??;
-    // A row that cannot even be decoded was edited by hand; it must not keep the others from being read.
-    let decode =
-        |row| T::from_row(row).inspect_err(|cause| error!(%cause, "a row of the store cannot be read, and is passed over"));
-    Ok(rows.iter().filter_map(|row| decode(row).ok()).collect())
+        });
+        let rows = statement.await.map_err(|error| sqlx::Error::Io(error.into()))??;
+        // A row that cannot even be decoded was edited by hand; it must not keep the others from being read.
+        let decode =
+            |row| T::from_row(row).inspect_err(|cause| error!(%cause, "a row of the store cannot be read, and is passed over"));
+        Ok(rows.iter().filter_map(|row| decode(row).ok()).collect())
+    }
+}
+
+fn headless() -> StoreError {
+    StoreError::Unavailable("its feed has no head".into())
 }
 
 // === impl StoreError ===

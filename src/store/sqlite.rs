@@ -8,11 +8,14 @@ use std::time::Duration;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Pool, Sqlite};
 
-use super::sql::SqlStore;
+use super::sql::{News, SqlStore};
 use super::{Access, OpenError};
 
 /// How long to wait for the file, which another process (a backup) may hold for a moment, or for a connection.
 const PATIENCE: Duration = Duration::from_secs(4);
+
+/// How often the feed is asked for changes. Asking costs some 50 µs, and finds what other processes wrote, too.
+const PERIOD: Duration = Duration::from_millis(20);
 
 /// Opens the file. The controller takes the file's lock, checks it for damage and brings its schema up to date; a
 /// sign-in process opens what is there.
@@ -38,8 +41,10 @@ pub(super) async fn open(path: &str, access: Access) -> Result<SqlStore<Sqlite>,
     if access == Access::Controller {
         check(path, &write).await?;
         super::migrate(sqlx::migrate!("src/store/migrations/sqlite"), &write).await?;
+        // The file may have been restored from a backup, or swapped, since the last controller closed it.
+        sqlx::query("DELETE FROM resyncs").execute(&write).await?;
     }
-    Ok(SqlStore { read: pool(4).await?, write, _lock: lock })
+    Ok(SqlStore { read: pool(4).await?, write, patience: Duration::from_secs(5), news: News::Ask(PERIOD), _lock: lock })
 }
 
 /// A file for its owner's eyes only: hashes are food for guessing.

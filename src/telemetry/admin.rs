@@ -17,7 +17,9 @@ use crate::store::ConsumerStore;
 
 /// What has to be true before this process is of use, and what is missing.
 #[derive(Clone, Default)]
-pub struct Readiness(Arc<Mutex<BTreeMap<&'static str, Result<(), String>>>>);
+pub struct Readiness(Arc<Mutex<BTreeMap<&'static str, Check>>>);
+
+type Check = Box<dyn Fn() -> Result<(), String> + Send>;
 
 /// What the admin port serves.
 #[derive(Clone)]
@@ -77,10 +79,16 @@ impl Readiness {
     }
 
     fn set(&self, check: &'static str, result: Result<(), String>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(check, result);
+        self.ask(check, move || result.clone());
+    }
+
+    /// Asks each time.
+    pub fn ask(&self, check: &'static str, answer: impl Fn() -> Result<(), String> + Send + 'static) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(check, Box::new(answer));
     }
 
     fn checks(&self) -> BTreeMap<&'static str, Result<(), String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let checks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        checks.iter().map(|(check, answer)| (*check, answer())).collect()
     }
 }

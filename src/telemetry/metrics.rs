@@ -33,6 +33,14 @@ pub struct Metrics {
     pub signin_checks: Family<CheckLabels, Counter>,
     /// How long a sign-in check takes, in seconds.
     pub signin_duration: Histogram,
+    /// Hashes computed for sign-in checks.
+    pub signin_hashes: Counter,
+    /// Looks at the store for what memory does not accept or cannot prove.
+    pub signin_looks: Counter,
+    /// Records in memory.
+    pub directory_records: Gauge,
+    /// How often all records were read into memory.
+    pub feed_loads: Counter,
 }
 
 /// The label of [`Metrics::reconciles`].
@@ -85,6 +93,7 @@ pub struct CheckLabels {
 pub enum CheckOutcome {
     Allowed,
     Refused,
+    Limited,
     Unavailable,
 }
 
@@ -106,6 +115,10 @@ impl Default for Metrics {
             sweep_guard: Gauge::default(),
             signin_checks: Family::default(),
             signin_duration: seconds(),
+            signin_hashes: Counter::default(),
+            signin_looks: Counter::default(),
+            directory_records: Gauge::default(),
+            feed_loads: Counter::default(),
         };
         let m = &mut metrics;
         let r = &mut m.registry;
@@ -124,6 +137,10 @@ impl Default for Metrics {
         r.register("sweep_guard", "1 while there are more orphans than one sweep may remove", m.sweep_guard.clone());
         r.register("signin_checks", "Sign-in checks, by outcome", m.signin_checks.clone());
         r.register_with_unit("signin_duration", "Time a sign-in check takes", Unit::Seconds, m.signin_duration.clone());
+        r.register("signin_hashes", "Hashes computed for sign-in checks", m.signin_hashes.clone());
+        r.register("signin_looks", "Looks at the store by sign-in checks", m.signin_looks.clone());
+        r.register("directory_records", "Records in memory, tombstones included", m.directory_records.clone());
+        r.register("feed_loads", "How often all records were read into memory", m.feed_loads.clone());
         metrics
     }
 }

@@ -72,11 +72,11 @@ async fn a_record_comes_back_as_it_was_written(store: TestStore) {
         assert_eq!((written.version, written.intact), (1, true));
         assert_eq!(written.record, record);
         assert_eq!(store.by_owner(&record.owner).await.unwrap(), Some(written.clone()));
-        assert_eq!(store.by_key(&record.consumer_key).await.unwrap(), Some(written));
+        assert_eq!(store.by_key(&record.consumer_key).await.unwrap().1.unwrap().stored, written);
     }
     assert_eq!(store.by_owner(&Owner { cluster_id: "cluster".into(), uid: "none".into() }).await.unwrap(), None);
     assert_eq!(store.by_owner(&Owner { cluster_id: "other".into(), uid: "full".into() }).await.unwrap(), None);
-    assert_eq!(store.by_key(&ConsumerKey::derive("x", "y")).await.unwrap(), None);
+    assert_eq!(store.by_key(&ConsumerKey::derive("x", "y")).await.unwrap().1, None);
 }
 
 async fn a_write_needs_the_version_that_was_read(store: TestStore) {

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use ipnet::IpNet;
 use jiff::SignedDuration;
+use oauthconsumer_operator::consumer::{ConsumerKey, HashCost};
+use oauthconsumer_operator::signin::{Rate, Settings};
 use oauthconsumer_operator::telemetry::LogFormat;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
@@ -28,6 +31,9 @@ pub enum Command {
     Controller(ControllerOnly),
     /// Runs the sign-in check alone. It needs nothing but the store; run as many as you like.
     Signin(SigninOnly),
+    /// Ends a consumer's sign-in at once, in the store alone: for when the API server cannot be reached. It stays revoked until
+    /// its object is disapproved and then approved again.
+    Revoke(RevokeOptions),
     /// Prints the CustomResourceDefinition, to be applied with kubectl.
     Crd,
     /// Prints a completion script for your shell.
@@ -64,7 +70,21 @@ pub struct SigninOnly {
 }
 
 #[derive(Args)]
-pub struct Common {
+pub struct RevokeOptions {
+    /// The consumer key, as in status.consumerKey.
+    #[arg(value_name = "KEY", value_parser = consumer_key)]
+    pub key: ConsumerKey,
+
+    /// Why, in a few words: it is shown in the object's status.
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
+    pub reason: String,
+
+    #[command(flatten)]
+    pub store: StoreOptions,
+}
+
+#[derive(Args)]
+pub struct StoreOptions {
     /// The store: sqlite:///PATH (one controller), or postgres://USER@HOST/DATABASE (as many as you like).
     #[arg(
         long,
@@ -78,6 +98,12 @@ pub struct Common {
     /// A file that holds the store's URL; for URLs with a password, which do not belong on a command line.
     #[arg(long, env = "OAUTHCONSUMER_STORE_URL_FILE", value_name = "FILE")]
     pub store_url_file: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct Common {
+    #[command(flatten)]
+    pub store: StoreOptions,
 
     /// Where /livez, /readyz and /metrics are served.
     #[arg(long, env = "OAUTHCONSUMER_ADMIN_ADDR", value_name = "ADDRESS:PORT", default_value = "0.0.0.0:9090")]
@@ -90,6 +116,17 @@ pub struct Common {
     /// How log lines look.
     #[arg(long, env = "OAUTHCONSUMER_LOG_FORMAT", value_name = "FORMAT", default_value = "json")]
     pub log_format: LogFormat,
+
+    /// The memory that an argon2id hash of a secret takes, in KiB. Raised, the hash of a consumer is renewed at its next
+    /// sign-in.
+    #[arg(long, env = "OAUTHCONSUMER_HASH_MEMORY", value_name = "KIB", default_value = "19456",
+          value_parser = clap::value_parser!(u32).range(19_456..=65_536))]
+    pub hash_memory: u32,
+
+    /// The passes that an argon2id hash makes over its memory.
+    #[arg(long, env = "OAUTHCONSUMER_HASH_PASSES", value_name = "N", default_value = "2",
+          value_parser = clap::value_parser!(u32).range(2..=10))]
+    pub hash_passes: u32,
 }
 
 #[derive(Args)]
@@ -122,6 +159,53 @@ pub struct SigninOptions {
     /// Where /signin is served.
     #[arg(long, env = "OAUTHCONSUMER_SIGNIN_ADDR", value_name = "ADDRESS:PORT", default_value = "0.0.0.0:8080")]
     pub signin_addr: SocketAddr,
+
+    /// The certificate of /signin with its chain, in PEM; read again when it changes. Plain HTTP unless given.
+    #[arg(long, env = "OAUTHCONSUMER_SIGNIN_TLS_CERT", value_name = "FILE", requires = "signin_tls_key")]
+    pub signin_tls_cert: Option<PathBuf>,
+
+    /// The certificate's private key, in PEM.
+    #[arg(long, env = "OAUTHCONSUMER_SIGNIN_TLS_KEY", value_name = "FILE", requires = "signin_tls_cert")]
+    pub signin_tls_key: Option<PathBuf>,
+
+    /// How old the proof may be that memory holds what the store holds: the longest that a revocation can go unseen.
+    #[arg(long, env = "OAUTHCONSUMER_MAX_STALENESS", value_name = "DURATION", default_value = "1s", value_parser = duration)]
+    pub max_staleness: Duration,
+
+    /// Refused checks that a caller may have at once; 10 come back a second. 0 is no limit.
+    #[arg(long, env = "OAUTHCONSUMER_MISS_LIMIT_CALLER", value_name = "N", default_value = "50")]
+    pub miss_limit_caller: u32,
+
+    /// Refused checks that a caller may have at once with one key; 2 come back a second. 0 is no limit.
+    #[arg(long, env = "OAUTHCONSUMER_MISS_LIMIT_KEY", value_name = "N", default_value = "20")]
+    pub miss_limit_key: u32,
+
+    /// The gateways' addresses, as in 10.0.0.0/8,192.0.2.7. Only they are believed when they say in X-Forwarded-For for whom
+    /// they ask; unless given, all that come through a gateway share one allowance of refused checks.
+    #[arg(long, env = "OAUTHCONSUMER_TRUSTED_PROXIES", value_name = "CIDR,..", value_delimiter = ',', value_parser = network)]
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+fn consumer_key(text: &str) -> Result<ConsumerKey, String> {
+    ConsumerKey::parse(text).map_err(|error| error.to_string())
+}
+
+/// It goes into a status and a log line.
+fn reason(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let is_short = (1..=256).contains(&text.chars().count());
+    if is_short && !text.chars().any(char::is_control) {
+        Ok(text.to_owned())
+    } else {
+        Err("a reason has 1 to 256 characters, on one line".into())
+    }
+}
+
+/// A network, or a single address.
+fn network(text: &str) -> Result<IpNet, String> {
+    text.parse()
+        .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from))
+        .map_err(|_| "write addresses and networks as in 192.0.2.7 or 10.0.0.0/8".into())
 }
 
 /// A DNS label, as namespaces are. Nothing is no namespace: it must not come to mean all of them.
@@ -149,9 +233,9 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-// === impl Common ===
+// === impl StoreOptions ===
 
-impl Common {
+impl StoreOptions {
     /// The store's URL, from where it was given.
     pub fn url(&self) -> Result<String, String> {
         match &self.store_url_file {
@@ -159,6 +243,30 @@ impl Common {
             Some(file) => std::fs::read_to_string(file)
                 .map(|text| text.trim().to_owned())
                 .map_err(|error| format!("failed to read the store's URL from {}: {error}", file.display())),
+        }
+    }
+}
+
+// === impl Common ===
+
+impl Common {
+    /// What a hash costs.
+    pub fn hash_cost(&self) -> HashCost {
+        HashCost { memory: self.hash_memory, passes: self.hash_passes, lanes: 1 }
+    }
+}
+
+// === impl SigninOptions ===
+
+impl SigninOptions {
+    /// The settings of the sign-in check.
+    pub fn settings(&self) -> Settings {
+        let defaults = Settings::default();
+        Settings {
+            max_staleness: self.max_staleness,
+            misses_by_caller: Rate { burst: self.miss_limit_caller, ..defaults.misses_by_caller },
+            misses_by_key: Rate { burst: self.miss_limit_key, ..defaults.misses_by_key },
+            trusted_proxies: self.trusted_proxies.clone(),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use oauthconsumer_operator::consumer::{HashCost, SecretLimits};
 use oauthconsumer_operator::controller::{self, Settings};
 use oauthconsumer_operator::hashing::HashPool;
-use oauthconsumer_operator::signin::{self, Verifier};
+use oauthconsumer_operator::signin::{self, Certificate, Verifier};
 use oauthconsumer_operator::store::{self, Access, ConsumerStore, OpenError};
 use oauthconsumer_operator::telemetry::{self, AdminState, Metrics, Readiness};
 use tokio::net::TcpListener;
@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::cli::{Common, ControllerOnly, ControllerOptions, RunOptions, SigninOnly, SigninOptions};
+use crate::cli::{Common, ControllerOnly, ControllerOptions, RevokeOptions, RunOptions, SigninOnly, SigninOptions};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -70,7 +70,7 @@ struct Process {
 impl Process {
     async fn run(mut self, common: Common, controller: Option<ControllerOptions>, signin: Option<SigninOptions>) -> Outcome {
         let shutdown = telemetry::on_signal()?;
-        let url = common.url()?;
+        let (url, cost) = (common.store.url()?, common.hash_cost());
         // Before anything is made: without a cluster there is nothing to control.
         let config = match &controller {
             Some(_) => Some(kubernetes().await?),
@@ -86,13 +86,10 @@ impl Process {
         let listener = listen(common.admin_addr, "--admin-addr").await?;
         info!(version = env!("CARGO_PKG_VERSION"), admin = %listener.local_addr()?, "starting");
         let admin = AdminState { metrics: self.metrics.clone(), readiness: self.readiness.clone(), store: self.store.clone() };
-        self.tasks.spawn(served("the admin port", telemetry::serve(listener, admin, shutdown.clone())));
+        let serve = telemetry::serve(listener, admin, shutdown.clone());
+        self.tasks.spawn(async move { serve.await.map_err(|error| format!("the admin port failed: {error}")) });
         if let Some(options) = &signin {
-            let listener = listen(options.signin_addr, "--signin-addr").await?;
-            info!(address = %listener.local_addr()?, "checking sign-ins");
-            let verifier = Verifier::new(self.signin_store.clone(), HashPool::new(cores(), HashCost::STANDARD)).await?;
-            let serve = signin::serve(listener, Arc::new(verifier), self.metrics.clone(), shutdown.clone());
-            self.tasks.spawn(served("the sign-in check", serve));
+            self.check_signins(options, cost, &shutdown).await?;
         }
 
         let access = if controller.is_some() { Access::Controller } else { Access::SignIn };
@@ -107,7 +104,7 @@ impl Process {
             let client =
                 kube::Client::try_from(config).map_err(|error| format!("failed to make a Kubernetes client: {error}"))?;
             let (metrics, readiness, shutdown) = (self.metrics.clone(), self.readiness.clone(), shutdown.clone());
-            self.tasks.spawn(async move { control(options, client, store, metrics, readiness, shutdown).await });
+            self.tasks.spawn(async move { control(options, cost, client, store, metrics, readiness, shutdown).await });
         }
         let stores = [self.signin_store.clone(), self.store.clone()];
         let outcome = self.wait(shutdown).await;
@@ -116,6 +113,35 @@ impl Process {
             let _ = timeout(CLOSING, store.close()).await;
         }
         outcome
+    }
+
+    /// Answers sign-in checks, with what the store will say once it is open.
+    async fn check_signins(&mut self, options: &SigninOptions, cost: HashCost, shutdown: &CancellationToken) -> Outcome {
+        let certificate = match (&options.signin_tls_cert, &options.signin_tls_key) {
+            (Some(certificate), Some(key)) => Some(Arc::new(Certificate::load(certificate.clone(), key.clone())?)),
+            _ => None,
+        };
+        let listener = listen(options.signin_addr, "--signin-addr").await?;
+        info!(address = %listener.local_addr()?, tls = certificate.is_some(), "checking sign-ins");
+        let (hashing, metrics) = (HashPool::new(cores(), cost), self.metrics.clone());
+        let verifier = Arc::new(Verifier::new(self.signin_store.clone(), options.settings(), hashing, metrics.clone()).await?);
+        let directory = verifier.directory();
+        self.readiness.ask("directory", move || directory.check());
+
+        if let Some(certificate) = certificate.clone() {
+            let shutdown = shutdown.clone();
+            self.tasks.spawn(async move {
+                certificate.follow_files(shutdown).await;
+                Ok(())
+            });
+        }
+        let (follows, stop) = (verifier.clone(), shutdown.clone());
+        let serve = signin::serve(listener, certificate, signin::routes(verifier, metrics), shutdown.clone());
+        self.tasks.spawn(async move {
+            tokio::join!(follows.follow(stop), serve);
+            Ok(())
+        });
+        Ok(())
     }
 
     /// Opens the store, waiting for a database that is not there yet. Answers none when told to shut down.
@@ -159,6 +185,28 @@ impl Process {
     }
 }
 
+/// Revokes a consumer in the store, without Kubernetes.
+pub fn revoke(options: &RevokeOptions) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let store = store::open(&options.store.url()?, Access::SignIn).await?;
+        let record = store::revoke(&*store, &options.key, &options.reason).await?;
+        let (namespace, object) = (&record.namespace, &record.object);
+        println!("revoked {}: {} ({namespace}/{object})", options.key, record.name);
+        println!("Sign-in is refused from now on, until the object is disapproved and then approved again:");
+        for approved in [false, true] {
+            println!("  kubectl -n {namespace} patch oauthconsumer {object} --type merge -p 'spec: {{approved: {approved}}}'");
+            if !approved {
+                println!(
+                    "  kubectl -n {namespace} wait --for=jsonpath='{{.status.decision.approved}}'=false oauthconsumer/{object}"
+                );
+            }
+        }
+        store.close().await;
+        Ok(())
+    })
+}
+
 async fn kubernetes() -> Result<kube::Config, String> {
     let mut config = kube::Config::infer()
         .await
@@ -171,6 +219,7 @@ async fn kubernetes() -> Result<kube::Config, String> {
 
 async fn control(
     options: ControllerOptions,
+    cost: HashCost,
     client: kube::Client,
     store: Arc<dyn ConsumerStore>,
     metrics: Arc<Metrics>,
@@ -202,7 +251,7 @@ async fn control(
         longest_pause: Duration::from_mins(5),
     };
     // One core stays free for everything that is not a hash.
-    let hashing = HashPool::new((cores() - 1).max(1), HashCost::STANDARD);
+    let hashing = HashPool::new((cores() - 1).max(1), cost);
     let ended = controller::run(settings, client, store, hashing, metrics, readiness, shutdown).await;
     ended.map_err(|panic| format!("a part of the controller panicked: {panic}"))
 }
@@ -231,10 +280,6 @@ async fn cluster_id(client: &kube::Client, readiness: &Readiness, shutdown: &Can
 
 async fn listen(address: std::net::SocketAddr, flag: &str) -> Result<TcpListener, String> {
     TcpListener::bind(address).await.map_err(|error| format!("failed to listen on {address} ({flag}): {error}"))
-}
-
-async fn served(what: &str, serve: impl Future<Output = std::io::Result<()>>) -> Result<(), String> {
-    serve.await.map_err(|error| format!("{what} failed: {error}"))
 }
 
 async fn overdue(shutdown: &CancellationToken) {

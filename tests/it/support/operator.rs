@@ -1,5 +1,6 @@
 //! An operator inside the test's process, with requests that are counted and hashes that are cheap.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use oauthconsumer_operator::consumer::{HashCost, SecretLimits};
 use oauthconsumer_operator::controller::{self, Settings};
 use oauthconsumer_operator::hashing::HashPool;
-use oauthconsumer_operator::signin::{self, Verifier};
+use oauthconsumer_operator::signin::{self, Peer, Verifier};
 use oauthconsumer_operator::store::ConsumerStore;
 use oauthconsumer_operator::telemetry::{Effects, Metrics, Readiness, ReconcileResult};
 use tokio::task::JoinHandle;
@@ -69,7 +70,10 @@ impl Operator {
             controller::run(settings, client, store.clone(), hashing, metrics.clone(), Readiness::default(), shutdown.clone());
         let task = tokio::spawn(async move { run.await.expect("a part of the controller panicked") });
         let operator = Self { metrics, requests, store, shutdown, task };
-        super::eventually("the operator watches", || async { operator.metrics.watching.get() == 1 }).await;
+        super::eventually("the operator watches, and its records count unless the store is down", || async {
+            operator.metrics.watching.get() == 1 && operator.store.head().await.map_or(true, |head| head.compared)
+        })
+        .await;
         operator
     }
 
@@ -115,8 +119,9 @@ impl Operator {
 
     /// Asks `/signin` with these headers.
     pub async fn ask(&self, headers: &[(&str, &[u8])]) -> Answer {
-        let verifier = Verifier::new(Arc::new(self.store.clone().into()), HashPool::new(1, CHEAP)).await.unwrap();
-        let mut request = Request::get("/signin");
+        let (settings, hashing) = (signin::Settings::default(), HashPool::new(1, CHEAP));
+        let verifier = Verifier::new(Arc::new(self.store.clone().into()), settings, hashing, self.metrics.clone()).await.unwrap();
+        let mut request = Request::get("/signin").extension(Peer(Ipv4Addr::LOCALHOST.into()));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use oauthconsumer_operator::consumer::{ConsumerKey, Owner, Record, Stored};
-use oauthconsumer_operator::store::{self, Access, ConsumerStore, Head, StoreError};
+use oauthconsumer_operator::store::{self, Access, Change, ConsumerStore, Head, StoreError};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 use tempfile::TempDir;
 use tokio::sync::Notify;
@@ -208,7 +208,7 @@ impl ConsumerStore for FaultyStore {
         self.inner.by_owner(owner).await
     }
 
-    async fn by_key(&self, key: &ConsumerKey) -> Result<Option<Stored>, StoreError> {
+    async fn by_key(&self, key: &ConsumerKey) -> Result<(Head, Option<Change>), StoreError> {
         self.up()?;
         self.check_gate.pass().await;
         self.inner.by_key(key).await
@@ -238,6 +238,29 @@ impl ConsumerStore for FaultyStore {
     async fn drop_tombstones(&self, cluster_id: &str, installation: &str, before: Timestamp) -> Result<usize, StoreError> {
         self.up()?;
         self.inner.drop_tombstones(cluster_id, installation, before).await
+    }
+
+    async fn vouch(&self, cluster_id: &str, installation: &str) -> Result<(), StoreError> {
+        self.up()?;
+        self.inner.vouch(cluster_id, installation).await
+    }
+
+    async fn is_vouched_for(&self, cluster_id: &str, installation: &str) -> Result<bool, StoreError> {
+        self.up()?;
+        self.inner.is_vouched_for(cluster_id, installation).await
+    }
+
+    async fn changes(&self, after: i64, limit: u32) -> Result<(Head, Vec<Change>), StoreError> {
+        self.up()?;
+        self.inner.changes(after, limit).await
+    }
+
+    async fn changed(&self) {
+        self.inner.changed().await;
+    }
+
+    fn complaint(&self) -> Option<&'static str> {
+        self.inner.complaint()
     }
 
     async fn head(&self) -> Result<Head, StoreError> {

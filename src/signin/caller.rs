@@ -1,0 +1,93 @@
+//! Who asks, for limits: the client's address, also behind proxies.
+
+use std::net::IpAddr;
+
+use axum::http::HeaderMap;
+use ipnet::IpNet;
+
+/// Whoever shares an allowance: an IPv4 address, or an IPv6 network of 64 bits, which is what one subscriber has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Caller(u128);
+
+// === impl Caller ===
+
+impl Caller {
+    /// The caller behind a connection from `peer`. If that is a trusted proxy, it is the last address in `X-Forwarded-For`
+    /// that is not: each proxy appends whom it was called by, so what is left of that was written by the client itself.
+    #[must_use]
+    pub fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
+        let is_trusted = |address: IpAddr| trusted.iter().any(|net| net.contains(&address));
+        let mut caller = peer.to_canonical();
+        if is_trusted(caller) {
+            let values: Vec<_> = headers.get_all("x-forwarded-for").iter().collect();
+            let hops = values.iter().rev().flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
+            for hop in hops {
+                // What is no address was not written by a proxy of ours: the one before it answers for it.
+                let Some(address) = parse(hop) else { break };
+                caller = address;
+                if !is_trusted(address) {
+                    break;
+                }
+            }
+        }
+        Self::from_address(caller)
+    }
+
+    fn from_address(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Self(u128::from(address.to_bits())),
+            IpAddr::V6(address) => Self(address.to_bits() >> 64 << 64),
+        }
+    }
+}
+
+/// An address, which some proxies write with a port.
+fn parse(hop: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(hop).ok()?.trim();
+    let address = text.parse().ok().or_else(|| Some(text.parse::<std::net::SocketAddr>().ok()?.ip()))?;
+    Some(IpAddr::to_canonical(&address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caller(peer: &str, forwarded: &[&str]) -> Caller {
+        let trusted = ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
+        let mut headers = HeaderMap::new();
+        for value in forwarded {
+            headers.append("x-forwarded-for", value.parse().unwrap());
+        }
+        Caller::of(peer.parse().unwrap(), &headers, &trusted)
+    }
+
+    #[test]
+    fn only_trusted_proxies_say_for_whom_they_ask() {
+        let client = caller("203.0.113.7", &[]);
+        for (peer, forwarded) in [
+            ("203.0.113.7", &["198.51.100.1"][..]),
+            ("10.0.0.1", &["203.0.113.7"]),
+            ("::ffff:10.0.0.1", &["203.0.113.7:4711"]),
+            ("10.0.0.1", &["198.51.100.1, 203.0.113.7, 10.2.0.9"]),
+            ("10.0.0.1", &["198.51.100.1", "203.0.113.7", "10.2.0.9, fd00::1"]),
+            ("10.0.0.1", &["not an address,203.0.113.7"]),
+        ] {
+            assert_eq!(caller(peer, forwarded), client, "{peer} {forwarded:?}");
+        }
+    }
+
+    #[test]
+    fn without_an_address_the_last_known_hop_is_the_caller() {
+        let proxy = caller("10.0.0.1", &[]);
+        for forwarded in [&[""][..], &["unknown"], &["203.0.113.7, garbage"], &["203.0.113.7,"]] {
+            assert_eq!(caller("10.0.0.1", forwarded), proxy, "{forwarded:?}");
+        }
+    }
+
+    #[test]
+    fn an_ipv6_network_is_one_caller() {
+        assert_eq!(caller("2001:db8::1", &[]), caller("2001:db8::2:3:4:5", &[]));
+        assert_ne!(caller("2001:db8::1", &[]), caller("2001:db8:0:1::1", &[]));
+        assert_eq!(caller("fd00::1", &["[2001:db8::9]:443"]), caller("2001:db8::1", &[]));
+    }
+}

@@ -1,0 +1,241 @@
+//! All records in memory, and whether they are proved to be what the store holds.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::consumer::{ConsumerKey, Fingerprint, Phc};
+use crate::store::{Change, Head};
+
+/// The records of a store. Answers count only while it [is current](Self::is_current).
+pub struct Directory {
+    entries: RwLock<HashMap<ConsumerKey, Held>>,
+    max_staleness: Duration,
+    epoch: Instant,
+    /// Nanoseconds from `epoch` to the last proof; 0 while there is none. On the monotonic clock: nobody can set it back.
+    proved: AtomicU64,
+    doubt: Mutex<String>,
+    standing: RwLock<Standing>,
+}
+
+/// What is known about the store itself.
+#[derive(Default)]
+struct Standing {
+    store_id: String,
+    /// The latest that was seen.
+    timeline: i64,
+    /// Nothing it says counts.
+    distrusted: bool,
+}
+
+/// What a sign-in needs to know of a record.
+pub struct Entry {
+    /// The feed's head at which it was last changed.
+    pub change: i64,
+    /// Whether its controller vouches for it.
+    pub vouched: bool,
+    /// Whether the right secret signs in.
+    pub admits: bool,
+    /// The hash of its secret, if it has one.
+    pub phc: Option<Phc>,
+    /// Whom it is about.
+    pub consumer: Consumer,
+    /// The secret that is known to fit the hash.
+    proven: OnceLock<Fingerprint>,
+    /// Hashes that wait or are being computed for it.
+    hashing: AtomicUsize,
+}
+
+/// A place among the hashes that wait for one key.
+pub(super) struct Turn(Arc<Entry>);
+
+/// Who signed in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Consumer {
+    /// The consumer key.
+    pub key: String,
+    /// The consumer name, percent-encoded for a header.
+    pub name: String,
+    /// The namespace of its object.
+    pub namespace: String,
+}
+
+struct Held {
+    entry: Arc<Entry>,
+    /// The loading that brought it.
+    round: u64,
+}
+
+// === impl Directory ===
+
+impl Directory {
+    pub(super) fn new(max_staleness: Duration) -> Self {
+        Self {
+            entries: RwLock::default(),
+            max_staleness,
+            epoch: Instant::now(),
+            proved: AtomicU64::new(0),
+            doubt: Mutex::new("not loaded yet".into()),
+            standing: RwLock::default(),
+        }
+    }
+
+    /// Whether it was proved, no longer ago than is allowed, to hold what the store holds.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        let proved = self.proved.load(Ordering::Acquire);
+        proved > 0 && self.epoch.elapsed().saturating_sub(Duration::from_nanos(proved)) <= self.max_staleness
+    }
+
+    /// The same with what is missing, for probes.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn check(&self) -> Result<(), String> {
+        if self.is_current() {
+            return Ok(());
+        }
+        let doubt = self.doubt.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Err(if doubt.is_empty() { format!("no proof for more than {:?}", self.max_staleness) } else { doubt })
+    }
+
+    /// Records, tombstones included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn get(&self, key: &ConsumerKey) -> Option<Arc<Entry>> {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner).get(key).map(|held| held.entry.clone())
+    }
+
+    /// Whether what a store says at this head may be believed.
+    pub(super) fn believes(&self, head: &Head) -> bool {
+        head.compared && !self.has_seen_later_than(head) && !self.standing().distrusted
+    }
+
+    /// Whether a later life of the same store has been seen.
+    pub(super) fn has_seen_later_than(&self, head: &Head) -> bool {
+        let standing = self.standing();
+        standing.store_id == head.store_id && standing.timeline > head.timeline
+    }
+
+    /// This life of the store has been seen.
+    pub(super) fn see(&self, head: &Head) {
+        let mut standing = self.standing.write().unwrap_or_else(PoisonError::into_inner);
+        standing.store_id.clone_from(&head.store_id);
+        standing.timeline = head.timeline;
+    }
+
+    /// Whether nothing that the store says counts any more. Either way, what is held is not believed before the next proof.
+    pub(super) fn distrust(&self, distrusted: bool) {
+        self.standing.write().unwrap_or_else(PoisonError::into_inner).distrusted = distrusted;
+        self.disprove("reading all records");
+    }
+
+    fn standing(&self) -> std::sync::RwLockReadGuard<'_, Standing> {
+        self.standing.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it holds is what the store held at some moment after `asked`.
+    pub(super) fn prove(&self, asked: Instant) {
+        let since = u64::try_from(asked.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX);
+        self.proved.store(since.max(1), Ordering::Release);
+        self.doubt.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// It is no longer to be believed at all.
+    pub(super) fn disprove(&self, why: &str) {
+        self.proved.store(0, Ordering::Release);
+        self.suspect(why);
+    }
+
+    /// It could not be proved just now; the last proof counts until it is too old.
+    pub(super) fn suspect(&self, why: &str) {
+        why.clone_into(&mut self.doubt.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Takes in changes, in their order.
+    pub(super) fn apply(&self, changes: Vec<Change>, round: u64) {
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        for change in changes {
+            let key = change.stored.record.consumer_key.clone();
+            let entry = Entry::from(change);
+            if let Some(before) = entries.get(&key) {
+                entry.inherit(&before.entry);
+            }
+            entries.insert(key, Held { entry: Arc::new(entry), round });
+        }
+    }
+
+    /// Drops what this loading did not bring.
+    pub(super) fn retain(&self, round: u64) {
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        entries.retain(|_, held| held.round == round);
+        entries.shrink_to_fit();
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// Whether one of these secrets is known to sign in.
+    pub(super) fn opens_to(&self, presented: &[Fingerprint]) -> bool {
+        self.admits && self.vouched && presented.iter().any(|fingerprint| self.remembers(*fingerprint))
+    }
+
+    /// Takes a place among the hashes that wait for this key, unless so many wait already.
+    pub(super) fn wait(self: &Arc<Self>, most: usize) -> Option<Turn> {
+        let turn = Turn(self.clone());
+        (self.hashing.fetch_add(1, Ordering::Relaxed) < most).then_some(turn)
+    }
+
+    /// Whether this secret is known to fit the hash.
+    pub(super) fn remembers(&self, fingerprint: Fingerprint) -> bool {
+        self.proven.get() == Some(&fingerprint)
+    }
+
+    /// This secret fits the hash.
+    pub(super) fn remember(&self, fingerprint: Fingerprint) {
+        // A hash has one secret: what is there already is the same.
+        let _ = self.proven.set(fingerprint);
+    }
+
+    /// A secret that fits a hash fits it in the next version of the record, too.
+    fn inherit(&self, before: &Self) {
+        if let Some(fingerprint) = before.proven.get().filter(|_| self.phc == before.phc) {
+            self.remember(*fingerprint);
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.hashing.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl From<Change> for Entry {
+    fn from(Change { change, stored, vouched }: Change) -> Self {
+        let admits = stored.admits();
+        let record = stored.record;
+        let phc = record.phc().cloned();
+        // Nobody is told about anybody who may not sign in; tombstones need no room for a name.
+        let text = |text: String| if admits { text } else { String::new() };
+        let consumer = Consumer {
+            name: text(utf8_percent_encode(&record.name, NON_ALPHANUMERIC).to_string()),
+            namespace: text(record.namespace),
+            key: text(record.consumer_key.to_string()),
+        };
+        Self { change, vouched, admits, phc, consumer, proven: OnceLock::new(), hashing: AtomicUsize::new(0) }
+    }
+}

@@ -1,0 +1,137 @@
+//! How fast a caller may guess.
+//!
+//! Token buckets. A check takes a token before it costs anything, and gets it back when it turns out to be good: so guesses
+//! that run side by side count, too.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Buckets kept per kind at most, some 10 MB. Callers that have not missed for a while need none.
+const BUCKETS: usize = 100_000;
+
+/// Misses a caller may have at once, and how many come back a second.
+#[derive(Clone, Copy, Debug)]
+pub struct Rate {
+    /// At once; 0 is no limit.
+    pub burst: u32,
+    /// A second.
+    pub refill: u32,
+}
+
+/// A bucket for each of those who share an allowance.
+pub(super) struct Buckets<K> {
+    rate: Rate,
+    buckets: Mutex<HashMap<K, Bucket>>,
+}
+
+struct Bucket {
+    /// As of `at`.
+    tokens: f64,
+    at: Instant,
+}
+
+/// Too many misses: how long until the next is allowed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Exhausted(pub(super) Duration);
+
+// === impl Buckets ===
+
+impl<K: Hash + Eq> Buckets<K> {
+    pub(super) fn new(rate: Rate) -> Self {
+        Self { rate, buckets: Mutex::default() }
+    }
+
+    /// Counts a check as a miss, until it is given back.
+    pub(super) fn take(&self, who: K) -> Result<(), Exhausted> {
+        if self.rate.burst == 0 {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if buckets.len() >= BUCKETS && !buckets.contains_key(&who) {
+            // A full bucket is as good as none. If guesses come from this many callers, none of them is slowed down by this.
+            buckets.retain(|_, bucket| bucket.level(self.rate, now) < f64::from(self.rate.burst));
+            if buckets.len() >= BUCKETS {
+                buckets.clear();
+            }
+        }
+        let bucket = buckets.entry(who).or_insert(Bucket { tokens: f64::from(self.rate.burst), at: now });
+        *bucket = Bucket { tokens: bucket.level(self.rate, now), at: now };
+        if bucket.tokens < 1.0 {
+            return Err(Exhausted(Duration::from_secs_f64((1.0 - bucket.tokens) / f64::from(self.rate.refill.max(1)))));
+        }
+        bucket.tokens -= 1.0;
+        Ok(())
+    }
+
+    /// It was no miss.
+    pub(super) fn give_back(&self, who: &K) {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bucket) = buckets.get_mut(who) {
+            bucket.tokens += 1.0;
+        }
+    }
+}
+
+// === impl Bucket ===
+
+impl Bucket {
+    fn level(&self, rate: Rate, now: Instant) -> f64 {
+        let grown = now.saturating_duration_since(self.at).as_secs_f64() * f64::from(rate.refill);
+        (self.tokens + grown).min(f64::from(rate.burst))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEVER: Rate = Rate { burst: 3, refill: 0 };
+
+    #[test]
+    fn misses_run_out_and_callers_do_not_pay_for_each_other() {
+        let misses = Buckets::new(NEVER);
+        for _ in 0..3 {
+            assert_eq!(misses.take("alice"), Ok(()));
+        }
+        assert!(misses.take("alice").is_err());
+        assert_eq!(misses.take("bob"), Ok(()));
+    }
+
+    #[test]
+    fn what_was_no_miss_is_given_back() {
+        let misses = Buckets::new(NEVER);
+        for _ in 0..100 {
+            assert_eq!(misses.take("alice"), Ok(()));
+            misses.give_back(&"alice");
+        }
+    }
+
+    #[test]
+    fn no_burst_is_no_limit() {
+        let misses = Buckets::new(Rate { burst: 0, refill: 0 });
+        assert!((0..1_000).all(|_| misses.take("alice").is_ok()));
+    }
+
+    #[test]
+    fn tokens_come_back_and_no_more_than_there_were() {
+        let rate = Rate { burst: 2, refill: 10 };
+        let now = Instant::now();
+        let empty = Bucket { tokens: 0.0, at: now };
+        assert!((empty.level(rate, now + Duration::from_millis(100)) - 1.0).abs() < 1e-9);
+        assert!((empty.level(rate, now + Duration::from_secs(100)) - 2.0).abs() < 1e-9);
+
+        let misses = Buckets::new(Rate { burst: 1, refill: 2 });
+        let Exhausted(pause) = (0..2).find_map(|_| misses.take("alice").err()).unwrap();
+        assert!(pause <= Duration::from_millis(500), "{pause:?}");
+    }
+
+    #[test]
+    fn nobody_can_make_it_grow_without_end() {
+        let misses = Buckets::new(NEVER);
+        assert!((0..300_000).all(|caller| misses.take(caller).is_ok()));
+        assert!(misses.buckets.lock().unwrap().len() <= BUCKETS);
+    }
+}

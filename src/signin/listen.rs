@@ -1,0 +1,106 @@
+//! Connections to the sign-in check: how many, for how long, with or without TLS.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::Certificate;
+use super::http::Peer;
+
+/// Connections at once; more wait to be accepted.
+const CONNECTIONS: usize = 4_096;
+
+/// How long a connection may be idle, and how long a client may take to send the head of a request. Longer than gateways keep
+/// theirs, so that they close first and nothing is lost.
+const IDLE: Duration = Duration::from_secs(75);
+
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// The largest head of a request, in bytes. Gateways forward their clients' cookies.
+const HEAD: usize = 64 * 1024;
+
+/// How long requests that have begun may take once told to stop. Hashes that wait take less than two seconds.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// The pause when there is no room for one more connection in the process.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves connections until the token is cancelled, and finishes what has begun.
+pub async fn serve(listener: TcpListener, certificate: Option<Arc<Certificate>>, routes: Router, shutdown: CancellationToken) {
+    let graceful = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let next = async { (places.clone().acquire_owned().await, listener.accept().await) };
+        let (place, accepted) = tokio::select! { next = next => next, () = shutdown.cancelled() => break };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // The client has gone already, or the process has no file descriptor left. Both pass.
+                warn!(%error, "a connection could not be accepted");
+                sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let (routes, watcher) = (routes.clone(), graceful.watcher());
+        let acceptor = certificate.as_ref().map(|certificate| certificate.acceptor());
+        tokio::spawn(async move {
+            let _place = place;
+            let _ = stream.set_nodelay(true);
+            let peer = Peer(peer.ip());
+            match acceptor {
+                None => connection(stream, peer, routes, watcher).await,
+                Some(acceptor) => match handshake(acceptor, stream).await {
+                    Ok(stream) => connection(stream, peer, routes, watcher).await,
+                    Err(error) => debug!(%error, "a TLS handshake failed"),
+                },
+            }
+        });
+    }
+    drop(listener);
+    if timeout(GRACE, graceful.shutdown()).await.is_err() {
+        warn!("clients that were still sending were cut off");
+    }
+}
+
+async fn handshake<S>(acceptor: TlsAcceptor, stream: S) -> io::Result<tokio_rustls::server::TlsStream<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    timeout(HANDSHAKE, acceptor.accept(stream)).await?
+}
+
+async fn connection<S>(stream: S, peer: Peer, routes: Router, watcher: Watcher)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let routes = TowerToHyperService::new(routes);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        routes.call(request)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE)
+        .max_buf_size(HEAD)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = watcher.watch(connection).await {
+        debug!(%error, "a connection ended");
+    }
+}

@@ -1,0 +1,114 @@
+//! The certificate of the sign-in check, read again when its files change.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{self, ServerConfig};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// How often the files are looked at. Kubernetes needs up to a minute to bring a changed Secret into a pod anyway.
+const PERIOD: Duration = Duration::from_secs(5);
+
+/// A certificate with its chain, and its private key, both in PEM.
+pub struct Certificate {
+    chain_file: PathBuf,
+    key_file: PathBuf,
+    current: RwLock<Loaded>,
+}
+
+struct Loaded {
+    config: Arc<ServerConfig>,
+    pem: Pem,
+}
+
+/// What was in the files: when it changes, it is loaded.
+#[derive(PartialEq, Eq)]
+struct Pem {
+    chain: Vec<u8>,
+    key: Vec<u8>,
+}
+
+/// A certificate that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// A file cannot be read.
+    #[error("failed to read {0}: {1}")]
+    File(PathBuf, std::io::Error),
+    /// A file does not hold what it should.
+    #[error("{0} holds no usable {1} in PEM: {2}")]
+    Pem(PathBuf, &'static str, pem::Error),
+    /// The two do not go together, or rustls does not take them.
+    #[error("the certificate and its key cannot be used: {0}")]
+    Refused(#[from] rustls::Error),
+}
+
+// === impl Certificate ===
+
+impl Certificate {
+    /// Loads a certificate.
+    ///
+    /// # Errors
+    /// [`CertificateError`].
+    pub fn load(chain_file: PathBuf, key_file: PathBuf) -> Result<Self, CertificateError> {
+        let pem = Pem::read(&chain_file, &key_file)?;
+        let config = configure(&pem, &chain_file, &key_file)?;
+        Ok(Self { chain_file, key_file, current: RwLock::new(Loaded { config, pem }) })
+    }
+
+    /// Loads it anew whenever its files have changed, until told to stop. What cannot be used is said, and the certificate
+    /// that was there before stays.
+    pub async fn follow_files(&self, shutdown: CancellationToken) {
+        let mut period = interval(PERIOD);
+        period.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! { _ = period.tick() => {}, () = shutdown.cancelled() => return }
+            match self.reload() {
+                Ok(true) => info!(file = %self.chain_file.display(), "the certificate has changed and is in use"),
+                Ok(false) => {}
+                Err(error) => warn!(%error, "the certificate has changed and cannot be used; the former one stays in use"),
+            }
+        }
+    }
+
+    pub(super) fn acceptor(&self) -> TlsAcceptor {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).config.clone().into()
+    }
+
+    fn reload(&self) -> Result<bool, CertificateError> {
+        let pem = Pem::read(&self.chain_file, &self.key_file)?;
+        if self.current.read().unwrap_or_else(PoisonError::into_inner).pem == pem {
+            return Ok(false);
+        }
+        let config = configure(&pem, &self.chain_file, &self.key_file)?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Loaded { config, pem };
+        Ok(true)
+    }
+}
+
+fn configure(pem: &Pem, chain_file: &Path, key_file: &Path) -> Result<Arc<ServerConfig>, CertificateError> {
+    let chain = CertificateDer::pem_slice_iter(&pem.chain).collect::<Result<Vec<_>, _>>();
+    let chain = chain.map_err(|error| CertificateError::Pem(chain_file.to_owned(), "certificate", error))?;
+    let private = PrivateKeyDer::from_pem_slice(&pem.key);
+    let private = private.map_err(|error| CertificateError::Pem(key_file.to_owned(), "private key", error))?;
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, private)?;
+    Ok(Arc::new(config))
+}
+
+// === impl Pem ===
+
+impl Pem {
+    fn read(chain_file: &Path, key_file: &Path) -> Result<Self, CertificateError> {
+        let read = |path: &Path| std::fs::read(path).map_err(|error| CertificateError::File(path.to_owned(), error));
+        Ok(Self { chain: read(chain_file)?, key: read(key_file)? })
+    }
+}

@@ -1,0 +1,111 @@
+//! PostgreSQL's notifications, as hints to look at the feed.
+//!
+//! They are for speed only: connections get lost, and poolers swallow notifications. So this says when they do not arrive,
+//! and the reader's own question is the proof.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use sqlx::postgres::{PgListener, PgPool};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tracing::{debug, info, warn};
+use uuid::Uuid;
+
+/// The channel on which the triggers notify.
+const CHANNEL: &str = "oauth_consumers";
+
+/// How often we send ourselves a notification. A connection that is silent for longer than this and [`PATIENCE`] is dead.
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// How long our own notification may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The pause before a lost connection is made again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Listens on a connection of its own until it is dropped.
+#[derive(Default)]
+pub(super) struct Notifications {
+    news: Notify,
+    lost: AtomicBool,
+}
+
+// === impl Notifications ===
+
+impl Notifications {
+    pub(super) fn of(pool: PgPool) -> Arc<Self> {
+        let this = Arc::new(Self::default());
+        tokio::spawn(listen(pool, Arc::downgrade(&this)));
+        this
+    }
+
+    /// Waits for a notification that nobody has waited for yet.
+    pub(super) async fn next(&self) {
+        self.news.notified().await;
+    }
+
+    pub(super) fn complaint(&self) -> Option<&'static str> {
+        self.lost.load(Ordering::Relaxed).then_some(
+            "the store's notifications do not arrive, so changes are seen a little later; a pooler in transaction mode cannot \
+             LISTEN: connect directly, or through a pooler in session mode",
+        )
+    }
+
+    fn set_lost(&self, lost: bool) {
+        if self.lost.swap(lost, Ordering::Relaxed) != lost {
+            if let Some(complaint) = self.complaint() {
+                warn!("{complaint}");
+            } else {
+                info!("the store's notifications arrive again");
+            }
+        }
+    }
+}
+
+async fn listen(pool: PgPool, of: Weak<Notifications>) {
+    while of.strong_count() > 0 && !pool.is_closed() {
+        if let Err(cause) = listen_once(&pool, &of).await {
+            debug!(%cause, "listening for notifications ended; beginning again");
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// Listens until the connection is lost, or our own notifications do not arrive over it.
+async fn listen_once(pool: &PgPool, of: &Weak<Notifications>) -> Result<(), sqlx::Error> {
+    let mut listener = PgListener::connect_with(pool).await?;
+    listener.eager_reconnect(false);
+    listener.listen(CHANNEL).await?;
+    // What was said while nobody listened.
+    let Some(this) = of.upgrade() else { return Ok(()) };
+    this.news.notify_one();
+    drop(this);
+    loop {
+        let (probe, sent) = (Uuid::new_v4().to_string(), Instant::now());
+        let query = sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(&probe);
+        timeout(PATIENCE, query.execute(pool)).await.map_err(|elapsed| sqlx::Error::Io(elapsed.into()))??;
+        let mut heard = false;
+        loop {
+            let until = sent + if heard { PERIOD } else { PATIENCE };
+            let received = timeout_at(until, listener.try_recv()).await;
+            let Some(this) = of.upgrade() else { return Ok(()) };
+            match received {
+                Ok(notification) => match notification? {
+                    Some(notification) if notification.payload() == probe => {
+                        heard = true;
+                        this.set_lost(false);
+                    }
+                    Some(_) => this.news.notify_one(),
+                    None => return Ok(()),
+                },
+                Err(_) if heard => break,
+                Err(_) => {
+                    this.set_lost(true);
+                    return Ok(());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Revocation in the store alone.
+
+use jiff::Timestamp;
+
+use super::{Change, ConsumerStore, StoreError};
+use crate::consumer::{ConsumerKey, Record, Revocation, State};
+
+/// Attempts to write before somebody else does. A record is rarely written twice a second.
+const ATTEMPTS: usize = 10;
+
+/// A revocation that did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum RevokeError {
+    /// Nobody has this key.
+    #[error("no consumer has the key {0}; is this the right store, and the whole key?")]
+    Unknown(ConsumerKey),
+    /// Its consumer is gone.
+    #[error("the consumer with the key {0} is removed already; nobody can sign in with it")]
+    Removed(ConsumerKey),
+    /// The store refuses.
+    #[error("failed to revoke: {0}")]
+    Store(#[from] StoreError),
+}
+
+/// Revokes a consumer, whatever the API server says: only an approval that is newer than this makes it good again. Answers its
+/// record.
+///
+/// # Errors
+/// [`RevokeError`].
+pub async fn revoke(store: &dyn ConsumerStore, key: &ConsumerKey, reason: &str) -> Result<Record, RevokeError> {
+    let mut attempt = 1;
+    loop {
+        let (_, Some(Change { stored, .. })) = store.by_key(key).await? else { return Err(RevokeError::Unknown(key.clone())) };
+        if stored.record.is_removed() {
+            return Err(RevokeError::Removed(key.clone()));
+        }
+        let (now, version) = (Timestamp::now(), stored.version);
+        let at = Timestamp::from_second(now.as_second()).unwrap_or(now);
+        let revocation = Revocation { at, reason: reason.to_owned(), generation: stored.record.generation };
+        let record = Record { state: State::Revoked, revocation: Some(revocation), ..stored.out_of_scope() };
+        match store.write(record, Some(version), at).await {
+            Ok(written) => return Ok(written.record),
+            Err(StoreError::Swapped) if attempt < ATTEMPTS => attempt += 1,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
