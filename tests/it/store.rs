@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
-use oauthconsumer_operator::consumer::{
-    ConsumerKey, Decision, Owner, Phc, Record, Revocation, SecretOutcome, SecretProblem, SecretSource, State,
-};
+use jiff::SignedDuration;
+use oauthconsumer_operator::consumer::{ConsumerKey, Owner, Record, Revocation, SecretOutcome, SecretProblem, State};
 use oauthconsumer_operator::store::{self, Access, OpenError, StoreError};
 use sqlx::{Connection, PgConnection};
 
-use crate::support::{TestStore, eventually, on_both_stores};
+use crate::support::{Proxy, TestStore, eventually, now, on_both_stores, record};
 
 on_both_stores!(
     a_record_comes_back_as_it_was_written,
@@ -24,33 +22,6 @@ on_both_stores!(
     the_view_shows_what_may_sign_in,
     the_previous_release_opens_a_newer_schema,
 );
-
-fn record(uid: &str) -> Record {
-    Record {
-        consumer_key: ConsumerKey::derive("cluster", uid),
-        owner: Owner { cluster_id: "cluster".into(), uid: uid.into() },
-        installation: "default".into(),
-        namespace: "team-a".into(),
-        object: "jazz".into(),
-        name: "Jazz Team Server ü \u{1F3B7}".into(),
-        generation: 3,
-        state: State::Approved,
-        decision: Some(Decision { approved: true, by: Some("alice".into()), at: now(), generation: 2 }),
-        hold: None,
-        revocation: None,
-        secret_source: Some(SecretSource {
-            name: "jazz-oauth".into(),
-            key: "consumerSecret".into(),
-            uid: "secret-uid".into(),
-            resource_version: "4711".into(),
-        }),
-        secret: SecretOutcome::Accepted(Phc::stored("$argon2id$v=19$m=32,t=1,p=1$c29tZXNhbHQ$Rdescudvih8".into())),
-    }
-}
-
-fn now() -> Timestamp {
-    Timestamp::from_second(1_800_000_000).unwrap()
-}
 
 async fn a_record_comes_back_as_it_was_written(store: TestStore) {
     let store = store.store;
@@ -285,36 +256,6 @@ fn both_stores_have_the_same_columns() {
     );
 }
 
-/// Between a client and PostgreSQL. Frozen, it holds on to the connections it has and passes nothing on, as when the primary
-/// loses its power; new ones work, as with the primary that took over.
-struct Proxy {
-    url: String,
-    freeze: tokio::sync::watch::Sender<()>,
-}
-
-impl Proxy {
-    async fn before(url: &str) -> Self {
-        let target = url.split(['@', '/']).nth(3).unwrap().to_owned();
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = url.replace(&target, &listener.local_addr().unwrap().to_string());
-        let (freeze, frozen) = tokio::sync::watch::channel(());
-        tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                let (target, mut frozen) = (target.clone(), frozen.clone());
-                frozen.mark_unchanged();
-                tokio::spawn(async move {
-                    let mut server = tokio::net::TcpStream::connect(target).await.unwrap();
-                    tokio::select! {
-                        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
-                        _ = frozen.changed() => std::future::pending().await,
-                    }
-                });
-            }
-        });
-        Self { url, freeze }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_hangs_is_given_up() {
     let store = TestStore::postgres().await;
@@ -331,7 +272,7 @@ async fn a_connection_that_hangs_is_given_up() {
     let waiting = async {
         let count = "SELECT CAST(COUNT(*) AS TEXT) FROM pg_locks WHERE NOT granted AND relation = 'oauth_consumers'::regclass";
         eventually("all of them wait", || async { store.text(count).await.as_deref() == Some("8") }).await;
-        proxy.freeze.send(()).unwrap();
+        proxy.freeze();
         drop(lock);
     };
     // Half of those who ask go away before there can be an answer, as clients do.

@@ -1,11 +1,17 @@
 //! The world of a test: a namespace, stores, operators, requests that are counted.
 
+mod check;
 mod cluster;
 mod operator;
+mod proxy;
+mod records;
 mod stores;
 
+pub use check::{Answer, Check, basic, unlimited};
 pub use cluster::{Cluster, condition, eventually, is, kubeconfig, kubectl, says};
 pub use operator::Operator;
+pub use proxy::Proxy;
+pub use records::{CHEAP, approved, now, put, record, with_cost};
 pub use stores::{FaultyStore, Gate, TestStore};
 
 /// Runs a test once on SQLite and once on PostgreSQL.

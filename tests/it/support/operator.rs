@@ -5,10 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::to_bytes;
-use axum::http::{HeaderMap, Request, StatusCode, header};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use oauthconsumer_operator::consumer::{HashCost, SecretLimits};
+use axum::http::{Request, StatusCode};
+use oauthconsumer_operator::consumer::SecretLimits;
 use oauthconsumer_operator::controller::{self, Settings};
 use oauthconsumer_operator::hashing::HashPool;
 use oauthconsumer_operator::signin::{self, Peer, Verifier};
@@ -18,7 +16,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use super::check::{Answer, basic};
 use super::cluster::{Cluster, Requests};
+use super::records::CHEAP;
 
 pub struct Operator {
     pub metrics: Arc<Metrics>,
@@ -27,16 +27,6 @@ pub struct Operator {
     shutdown: CancellationToken,
     task: JoinHandle<()>,
 }
-
-/// What `/signin` answered.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Answer {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub body: String,
-}
-
-const CHEAP: HashCost = HashCost { memory: 32, passes: 1, lanes: 1 };
 
 // === impl Operator ===
 
@@ -113,8 +103,7 @@ impl Operator {
 
     /// Signs in as `curl -u KEY:SECRET` does.
     pub async fn signin(&self, key: &str, secret: &str) -> Answer {
-        let authorization = format!("Basic {}", STANDARD.encode(format!("{key}:{secret}")));
-        self.ask(&[(header::AUTHORIZATION.as_str(), authorization.as_bytes())]).await
+        self.ask(&[("authorization", basic(key, secret).as_bytes())]).await
     }
 
     /// Asks `/signin` with these headers.

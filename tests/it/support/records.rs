@@ -1,0 +1,57 @@
+//! Records of a test's own making.
+
+use jiff::Timestamp;
+use oauthconsumer_operator::consumer::{
+    ConsumerKey, Decision, HashCost, HashMemory, Owner, Phc, Record, SecretOutcome, SecretSource, SecretValue, State,
+};
+use oauthconsumer_operator::store::ConsumerStore;
+
+/// As cheap as argon2 allows: 32 KiB, about 50 µs.
+pub const CHEAP: HashCost = HashCost { memory: 32, passes: 1, lanes: 1 };
+
+/// A record with all that a record can have, and a hash that nobody knows the secret of.
+pub fn record(uid: &str) -> Record {
+    Record {
+        consumer_key: ConsumerKey::derive("cluster", uid),
+        owner: Owner { cluster_id: "cluster".into(), uid: uid.into() },
+        installation: "default".into(),
+        namespace: "team-a".into(),
+        object: "jazz".into(),
+        name: "Jazz Team Server ü \u{1F3B7}".into(),
+        generation: 3,
+        state: State::Approved,
+        decision: Some(Decision { approved: true, by: Some("alice".into()), at: now(), generation: 2 }),
+        hold: None,
+        revocation: None,
+        secret_source: Some(SecretSource {
+            name: "jazz-oauth".into(),
+            key: "consumerSecret".into(),
+            uid: "secret-uid".into(),
+            resource_version: "4711".into(),
+        }),
+        secret: SecretOutcome::Accepted(Phc::stored("$argon2id$v=19$m=32,t=1,p=1$c29tZXNhbHQ$Rdescudvih8".into())),
+    }
+}
+
+/// An approved record with this secret.
+pub fn approved(uid: &str, secret: &str) -> Record {
+    with_cost(uid, secret, CHEAP)
+}
+
+/// The same, with a hash of this cost.
+pub fn with_cost(uid: &str, secret: &str, cost: HashCost) -> Record {
+    let value = SecretValue::presented(secret.as_bytes().to_vec());
+    let phc = Phc::hash(&value, cost, &mut HashMemory::default()).unwrap();
+    Record { secret: SecretOutcome::Accepted(phc), ..record(uid) }
+}
+
+/// Writes a record as it is to be now, whatever it was before.
+pub async fn put(store: &dyn ConsumerStore, record: Record) {
+    let before = store.by_owner(&record.owner).await.unwrap().map(|stored| stored.version);
+    store.write(record, before, now()).await.unwrap();
+}
+
+/// Any time.
+pub fn now() -> Timestamp {
+    Timestamp::from_second(1_800_000_000).unwrap()
+}
