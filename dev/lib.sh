@@ -14,13 +14,48 @@ trap stop EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-# make_folder TEMPLATE: sets $folder, which is gone once this script and its daemons are, even after kill -9:
+# make_folder TEMPLATE [AT_END]: sets $folder, which is gone once this script and its daemons are, even after kill -9:
 # they all hold the write end of one pipe, and the process at its other end waits for the last of them.
+# AT_END, for what daemons leave running, is code for sh, which finds the folder in $1. More than one round, because
+# something that was just starting can still write.
 make_folder() {
   folder=$(mktemp -d "$1")
   # shellcheck disable=SC2016 # the sh in there expands it
-  exec {pipe}> >(exec setsid sh -c 'cat; rm -rf "$1"' sh "$folder" >/dev/null 2>&1)
+  exec {pipe}> >(exec setsid sh -c 'cat; for i in 1 2 3 4 5; do eval "$2"; rm -rf "$1" && break; sleep 0.5; done' \
+    sh "$folder" "${2:-}" >/dev/null 2>&1)
   cleaner=$!
+}
+
+# as_postgres: as root, who PostgreSQL and PgBouncer refuse to run as, $folder and what is started from here on belong to
+# the user postgres.
+as_postgres() {
+  [ "$(id -u)" = 0 ] || return 0
+  id -u postgres >/dev/null 2>&1 || { say "run by root, this needs a system user called postgres to run the server as"; exit 1; }
+  chown postgres "$folder"
+  as_user=(--reuid postgres --regid "$(id -g postgres)" --init-groups)
+}
+
+# Prints the folder of the newest initdb that works. Debian's real folders first: what is on the PATH may be a wrapper.
+find_server() {
+  local initdb
+  while read -r initdb; do
+    if "$initdb" --version >/dev/null 2>&1 && [ -x "$(dirname "$initdb")/postgres" ]; then
+      dirname "$initdb"
+      return
+    fi
+  done < <(printf '%s\n' /usr/lib/postgresql/*/bin/initdb | sort -rV; readlink -f "$(command -v initdb)" || true)
+  return 1
+}
+
+# install_package NAME: as root on a Debian-like machine; others are told to.
+install_package() {
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    say "found no $1; install it, on Debian: apt-get install $1"
+    exit 1
+  fi
+  say "installing $1 ..."
+  # stdin: the package manager asks nobody anything, and must not eat what COMMAND is to read
+  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$1"; } </dev/null >&2
 }
 
 # free_ports COUNT: as many free ports of 127.0.0.1, from the kernel, all different.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode, header};
@@ -83,7 +84,13 @@ impl Check {
 
     /// Waits until memory is proved current.
     pub async fn is_current(&self) {
-        super::eventually("the directory is current", || async { self.directory.is_current() }).await;
+        let asked = async {
+            while !self.directory.is_current() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let current = tokio::time::timeout(Duration::from_secs(20), asked);
+        current.await.unwrap_or_else(|_| panic!("the directory never was current: {:?}", self.directory.check()));
     }
 
     /// What is answered to this key and secret.

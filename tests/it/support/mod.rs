@@ -2,6 +2,7 @@
 
 mod check;
 mod cluster;
+mod companion;
 mod operator;
 mod proxy;
 mod records;
@@ -9,6 +10,7 @@ mod stores;
 
 pub use check::{Answer, Check, basic, unlimited};
 pub use cluster::{Cluster, condition, eventually, is, kubeconfig, kubectl, says};
+pub use companion::Companion;
 pub use operator::Operator;
 pub use proxy::Proxy;
 pub use records::{CHEAP, approved, now, put, record, with_cost};

@@ -1,6 +1,7 @@
 //! Stores of a test's own, and one that fails on demand.
 
 use std::collections::HashSet;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,7 +11,7 @@ use jiff::Timestamp;
 use oauthconsumer_operator::consumer::{ConsumerKey, Owner, Record, Stored};
 use oauthconsumer_operator::store::{self, Access, Change, ConsumerStore, Head, StoreError};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -32,6 +33,7 @@ pub struct FaultyStore {
     poison: Mutex<HashSet<String>>,
     /// Owners whose records are never answered.
     stall: Mutex<HashSet<String>>,
+    feed_stalled: AtomicBool,
     writes: AtomicUsize,
     read_gate: Gate,
     write_gate: Gate,
@@ -89,6 +91,37 @@ impl TestStore {
         }
     }
 
+    /// Backs the store up as `docs/store.md` says. Answers the file.
+    pub async fn back_up(&self) -> NamedTempFile {
+        let file = NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap();
+        if self.url.starts_with("sqlite") {
+            std::fs::remove_file(path).unwrap();
+            self.sql(&format!("VACUUM INTO '{path}'")).await;
+        } else {
+            run("pg_dump", &["--file", path, &self.url]);
+        }
+        file
+    }
+
+    /// Puts a backup in the place of what there is, while nobody uses it.
+    pub async fn restore(self, backup: NamedTempFile) -> Self {
+        self.store.close().await;
+        let Self { url, store, folder } = self;
+        drop(store);
+        if let Some(path) = url.strip_prefix("sqlite://") {
+            std::fs::copy(backup.path(), path).unwrap();
+        } else {
+            let (server, database) = url.rsplit_once('/').unwrap();
+            let server = format!("{server}/postgres");
+            run("psql", &["-q", &server, "-c", &format!("DROP DATABASE {database} WITH (FORCE)")]);
+            run("psql", &["-q", &server, "-c", &format!("CREATE DATABASE {database}")]);
+            run("psql", &["-q", "--file", backup.path().to_str().unwrap(), &url]);
+        }
+        let store = store::open(&url, Access::Controller).await.unwrap();
+        Self { url, store, folder }
+    }
+
     /// One text column of one row.
     pub async fn text(&self, query: &str) -> Option<String> {
         let query = AssertSqlSafe(query.to_owned());
@@ -100,6 +133,11 @@ impl TestStore {
             sqlx::query_scalar(query).fetch_optional(&mut connection).await.unwrap()
         }
     }
+}
+
+fn run(program: &str, args: &[&str]) {
+    let ran = Command::new(program).args(args).output().unwrap();
+    assert!(ran.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&ran.stderr));
 }
 
 // === impl Gate ===
@@ -144,6 +182,7 @@ impl FaultyStore {
             lose_next_reply: AtomicBool::new(false),
             poison: Mutex::default(),
             stall: Mutex::default(),
+            feed_stalled: AtomicBool::new(false),
             writes: AtomicUsize::new(0),
             read_gate: Gate::default(),
             write_gate: Gate::default(),
@@ -154,6 +193,11 @@ impl FaultyStore {
     /// Takes the store down, or brings it back.
     pub fn set_down(&self, down: bool) {
         self.down.store(down, Ordering::SeqCst);
+    }
+
+    /// Lets questions for changes go unanswered, or no longer.
+    pub fn stall_feed(&self, stalled: bool) {
+        self.feed_stalled.store(stalled, Ordering::SeqCst);
     }
 
     /// Commits the next write and then answers that the store is unavailable.
@@ -252,6 +296,9 @@ impl ConsumerStore for FaultyStore {
 
     async fn changes(&self, after: i64, limit: u32) -> Result<(Head, Vec<Change>), StoreError> {
         self.up()?;
+        if self.feed_stalled.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         self.inner.changes(after, limit).await
     }
 

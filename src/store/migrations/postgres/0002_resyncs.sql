@@ -7,8 +7,8 @@ CREATE TABLE resyncs (
     PRIMARY KEY (cluster_id, installation)
 );
 
--- Where the feed stands, and which life of the store this is: another server, another timeline (a failover, a restore to a
--- point in time) or another table (a dump that was read back) is another life. Fails on a standby, which is behind.
+-- Where the feed stands, and which life of the store this is: another server, database or table (a dump that was read back) or
+-- timeline (a failover, a restore to a point in time) is another life. Fails on a standby, which is behind.
 -- `compared` tells whether any controller has compared its records in this life.
 CREATE VIEW feed_state AS
     SELECT f.store_id, f.head, f.reload, l.incarnation, l.timeline,
@@ -16,8 +16,10 @@ CREATE VIEW feed_state AS
     FROM feed f,
          (SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint AS timeline) t,
          LATERAL (SELECT t.timeline,
-                         concat_ws('/', s.system_identifier, 'feed'::regclass::oid, t.timeline) AS incarnation
-                  FROM pg_control_system() s) l;
+                         concat_ws('/', s.system_identifier, d.oid, 'feed'::regclass::oid, t.timeline) AS incarnation
+                  FROM pg_control_system() s, pg_database d
+                  WHERE d.datname = current_database()) l
+    WHERE f.id = 1; -- there is no other, but the planner has to know
 
 -- Readers start over, because what they may believe has changed.
 CREATE FUNCTION resyncs_changed() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -1,0 +1,255 @@
+//! Memory answers only while it is proved to hold what the store holds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use oauthconsumer_operator::consumer::{Record, State};
+use oauthconsumer_operator::signin::Settings;
+use oauthconsumer_operator::store::{self, Access, ConsumerStore};
+
+use crate::support::{Check, FaultyStore, Proxy, TestStore, approved, eventually, on_both_stores, put, record, unlimited};
+
+on_both_stores!(
+    a_revocation_is_seen_and_stays,
+    an_approval_works_at_once_where_memory_does_not_know_it_yet,
+    without_the_store_there_is_neither_yes_nor_no,
+    a_feed_that_does_not_answer_is_no_proof,
+    a_row_that_is_gone_leaves_memory,
+    a_row_that_nobody_can_read_hides_no_other,
+    many_records_are_all_read,
+    what_nobody_vouches_for_is_neither_allowed_nor_refused,
+    a_store_that_has_gone_back_counts_when_it_was_compared_again,
+);
+
+const SECRET: &str = "a secret, long enough for all";
+const NOBODY: &str = "00000000-0000-5000-8000-000000000000";
+
+/// Writes an approved consumer and answers its key.
+async fn put_jazz(store: &dyn ConsumerStore) -> String {
+    let record = approved("jazz", SECRET);
+    let key = record.consumer_key.to_string();
+    put(store, record).await;
+    key
+}
+
+async fn with_jazz(store: &TestStore) -> String {
+    store.store.vouch("cluster", "default").await.unwrap();
+    put_jazz(&*store.store).await
+}
+
+async fn set_state(store: &dyn ConsumerStore, state: State) {
+    let stored = store.by_owner(&approved("jazz", SECRET).owner).await.unwrap().unwrap();
+    put(store, Record { state, ..stored.record }).await;
+}
+
+async fn a_revocation_is_seen_and_stays(store: TestStore) {
+    let key = with_jazz(&store).await;
+    let check = Check::of(store.reader().await).await;
+    check.is_current().await;
+    for state in [State::Disapproved, State::OnHold, State::AwaitingApproval, State::Revoked, State::OutOfScope] {
+        assert!(check.admits(&key, SECRET).await);
+        set_state(&*store.store, state).await;
+        eventually("it is refused", || async { !check.admits(&key, SECRET).await }).await;
+        for _ in 0..20 {
+            assert!(!check.admits(&key, SECRET).await, "{state}");
+        }
+        set_state(&*store.store, State::Approved).await;
+    }
+}
+
+async fn an_approval_works_at_once_where_memory_does_not_know_it_yet(store: TestStore) {
+    let key = with_jazz(&store).await;
+    set_state(&*store.store, State::AwaitingApproval).await;
+    let faulty = FaultyStore::over(&store);
+    let check = Check::with(faulty.clone(), Settings { max_staleness: Duration::from_mins(1), ..unlimited() }).await;
+    check.is_current().await;
+    faulty.stall_feed(true);
+    assert!(!check.admits(&key, SECRET).await);
+    set_state(&*store.store, State::Approved).await;
+    assert!(check.admits(&key, SECRET).await);
+    let newcomer = approved("newcomer", SECRET);
+    put(&*store.store, newcomer.clone()).await;
+    assert!(check.admits(newcomer.consumer_key.as_str(), SECRET).await);
+    assert!(check.directory.is_current());
+}
+
+async fn without_the_store_there_is_neither_yes_nor_no(store: TestStore) {
+    let key = with_jazz(&store).await;
+    let faulty = FaultyStore::over(&store);
+    let check = Check::with(faulty.clone(), Settings { max_staleness: Duration::from_millis(200), ..unlimited() }).await;
+    check.is_current().await;
+    assert!(check.admits(&key, SECRET).await);
+    faulty.set_down(true);
+    eventually("nobody can tell", || async {
+        let status = check.status(&key, SECRET).await;
+        assert_ne!(status, StatusCode::UNAUTHORIZED, "an outage is never a denial");
+        status == StatusCode::SERVICE_UNAVAILABLE
+    })
+    .await;
+    assert_eq!(check.status(NOBODY, SECRET).await, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(check.directory.check().unwrap_err().contains("taken down by the test"));
+    faulty.set_down(false);
+    assert!(check.admits(&key, SECRET).await, "at once: the store itself is asked while memory is not current");
+    check.is_current().await;
+}
+
+async fn a_feed_that_does_not_answer_is_no_proof(store: TestStore) {
+    let key = with_jazz(&store).await;
+    let faulty = FaultyStore::over(&store);
+    let check = Check::with(faulty.clone(), Settings { max_staleness: Duration::from_millis(200), ..unlimited() }).await;
+    check.is_current().await;
+    assert!(check.admits(&key, SECRET).await);
+    faulty.stall_feed(true);
+    eventually("the proof is too old", || async { !check.directory.is_current() }).await;
+    let (looks, hashes) = (check.metrics.signin_looks.get(), check.metrics.signin_hashes.get());
+    assert!(check.admits(&key, SECRET).await);
+    assert_eq!((check.metrics.signin_looks.get(), check.metrics.signin_hashes.get()), (looks + 1, hashes), "asked, not hashed");
+    set_state(&*store.store, State::Disapproved).await;
+    assert!(!check.admits(&key, SECRET).await, "the next check asks the store");
+    faulty.stall_feed(false);
+    check.is_current().await;
+    assert!(!check.admits(&key, SECRET).await);
+}
+
+async fn a_row_that_is_gone_leaves_memory(store: TestStore) {
+    let key = with_jazz(&store).await;
+    put(&*store.store, record("other")).await;
+    let check = Check::of(store.reader().await).await;
+    eventually("both are in memory", || async { check.directory.len() == 2 }).await;
+    assert!(check.admits(&key, SECRET).await);
+    store.sql("DELETE FROM oauth_consumers WHERE uid = 'jazz'").await;
+    eventually("one is left", || async { check.directory.len() == 1 }).await;
+    assert!(!check.admits(&key, SECRET).await);
+}
+
+async fn a_row_that_nobody_can_read_hides_no_other(store: TestStore) {
+    let key = with_jazz(&store).await;
+    put(&*store.store, record("spoilt")).await;
+    let spoil = "UPDATE oauth_consumers SET state = 'Approved', name = CAST(x'ff' AS TEXT) WHERE uid = 'spoilt'";
+    if store.url.starts_with("sqlite") {
+        store.sql(spoil).await;
+    } else {
+        // PostgreSQL keeps no text that is none; a hash that is none is as bad as a row can be.
+        store.sql("UPDATE oauth_consumers SET phc = '$argon2id$' WHERE uid = 'spoilt'").await;
+    }
+    let check = Check::of(store.reader().await).await;
+    check.is_current().await;
+    assert!(check.admits(&key, SECRET).await);
+    let spoilt = check.status(record("spoilt").consumer_key.as_str(), SECRET).await;
+    assert_ne!(spoilt, StatusCode::OK);
+}
+
+async fn many_records_are_all_read(store: TestStore) {
+    store.store.vouch("cluster", "default").await.unwrap();
+    // More than are read at a time, and gaps in the feed between them.
+    for i in 0..1_100 {
+        put(&*store.store, Record { state: State::Disapproved, ..record(&format!("uid-{i}")) }).await;
+        if i % 100 == 0 {
+            store.sql(&format!("DELETE FROM oauth_consumers WHERE uid = 'uid-{}'", i / 2)).await;
+        }
+    }
+    let key = put_jazz(&*store.store).await;
+    let rows = store.text("SELECT CAST(COUNT(*) AS TEXT) FROM oauth_consumers").await.unwrap();
+    let check = Check::of(store.reader().await).await;
+    check.is_current().await;
+    assert_eq!(check.directory.len().to_string(), rows);
+    assert!(check.admits(&key, SECRET).await);
+}
+
+async fn what_nobody_vouches_for_is_neither_allowed_nor_refused(store: TestStore) {
+    let key = put_jazz(&*store.store).await;
+    let other = Record { installation: "other".into(), ..approved("other", SECRET) };
+    put(&*store.store, other.clone()).await;
+    let check = Check::of(store.reader().await).await;
+    for key in [key.as_str(), other.consumer_key.as_str(), NOBODY] {
+        assert_eq!(check.status(key, SECRET).await, StatusCode::SERVICE_UNAVAILABLE);
+    }
+    eventually("it says what it waits for", || async {
+        check.directory.check().is_err_and(|doubt| doubt.contains("waiting for a controller to compare all records"))
+    })
+    .await;
+    store.store.vouch("cluster", "default").await.unwrap();
+    assert!(check.admits(&key, SECRET).await);
+    assert!(!check.admits(NOBODY, SECRET).await);
+    assert_eq!(check.status(other.consumer_key.as_str(), SECRET).await, StatusCode::SERVICE_UNAVAILABLE, "each for its own");
+    check.is_current().await;
+    assert_eq!(check.status(other.consumer_key.as_str(), SECRET).await, StatusCode::SERVICE_UNAVAILABLE, "in memory, too");
+    store.store.vouch("cluster", "other").await.unwrap();
+    eventually("they count", || async { check.status(other.consumer_key.as_str(), SECRET).await == StatusCode::OK }).await;
+}
+
+async fn a_store_that_has_gone_back_counts_when_it_was_compared_again(store: TestStore) {
+    let key = with_jazz(&store).await;
+    let check = Check::of(store.reader().await).await;
+    check.is_current().await;
+    assert!(check.admits(&key, SECRET).await);
+    store.sql("UPDATE feed SET head = 1, reload = 1").await;
+    eventually("nobody can tell", || async {
+        let status = check.status(&key, SECRET).await;
+        assert_ne!(status, StatusCode::UNAUTHORIZED);
+        status == StatusCode::SERVICE_UNAVAILABLE
+    })
+    .await;
+    store.store.vouch("cluster", "default").await.unwrap();
+    check.is_current().await;
+    assert!(check.admits(&key, SECRET).await);
+}
+
+// What only PostgreSQL can do.
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_notifications_are_found_by_asking() {
+    let store = TestStore::postgres().await;
+    let key = with_jazz(&store).await;
+    // Triggers count the feed as ever, and say nothing.
+    store.sql("CREATE FUNCTION public.pg_notify(text, text) RETURNS void LANGUAGE sql AS 'SELECT'").await;
+    store.sql("ALTER FUNCTION oauth_consumers_changed() SET search_path = public, pg_catalog").await;
+    let check = Check::of(store.reader().await).await;
+    check.is_current().await;
+    assert!(check.admits(&key, SECRET).await);
+    set_state(&*store.store, State::Disapproved).await;
+    eventually("it is refused", || async { !check.admits(&key, SECRET).await }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_are_cut_or_silent_lose_nothing() {
+    let store = TestStore::postgres().await;
+    let key = with_jazz(&store).await;
+    let proxy = Proxy::before(&store.url).await;
+    let check = Check::of(store::open(&proxy.url, Access::SignIn).await.unwrap()).await;
+    check.is_current().await;
+    let faults: [(&str, &dyn Fn()); 2] = [("cut", &|| proxy.cut()), ("silent", &|| proxy.freeze())];
+    for (fault, happens) in faults {
+        eventually("it signs in", || async { check.status(&key, SECRET).await == StatusCode::OK }).await;
+        happens();
+        set_state(&*store.store, State::Disapproved).await;
+        eventually(&format!("it is refused although connections were {fault}"), || async {
+            check.status(&key, SECRET).await == StatusCode::UNAUTHORIZED
+        })
+        .await;
+        for _ in 0..50 {
+            assert_ne!(check.status(&key, SECRET).await, StatusCode::OK);
+        }
+        set_state(&*store.store, State::Approved).await;
+    }
+    check.is_current().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_number_of_checks_follow_one_store() {
+    let store = TestStore::postgres().await;
+    let key = with_jazz(&store).await;
+    let mut checks = Vec::new();
+    for _ in 0..4 {
+        checks.push(Arc::new(Check::of(store.reader().await).await));
+    }
+    for check in &checks {
+        check.is_current().await;
+        assert!(check.admits(&key, SECRET).await);
+    }
+    set_state(&*store.store, State::OnHold).await;
+    for check in &checks {
+        eventually("each refuses it", || async { !check.admits(&key, SECRET).await }).await;
+    }
+}

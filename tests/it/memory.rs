@@ -1,0 +1,149 @@
+//! What a sign-in check remembers, and what every check costs.
+
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use oauthconsumer_operator::consumer::{HashCost, Record, State};
+use oauthconsumer_operator::hashing::HashPool;
+
+use crate::support::{CHEAP, Check, FaultyStore, TestStore, approved, eventually, on_both_stores, put, unlimited, with_cost};
+
+on_both_stores!(
+    a_consumer_that_is_known_costs_no_look_and_no_hash,
+    what_is_refused_costs_a_hash_unless_it_never_was_issued,
+    a_known_secret_outlives_a_rename_and_not_a_rotation,
+    a_cheap_hash_is_renewed_when_its_secret_is_seen,
+    a_disapproval_while_a_hash_waits_is_refused,
+);
+
+const SECRET: &str = "a secret, long enough for all";
+const WRONG: &str = "a wrong secret, long enough";
+
+/// A store with one approved consumer, and its key.
+async fn with_jazz(store: &TestStore) -> String {
+    let record = approved("jazz", SECRET);
+    let key = record.consumer_key.to_string();
+    put(&*store.store, record).await;
+    store.store.vouch("cluster", "default").await.unwrap();
+    key
+}
+
+async fn a_consumer_that_is_known_costs_no_look_and_no_hash(store: TestStore) {
+    let key = with_jazz(&store).await;
+    let check = Check::of(store.reader().await).await;
+    check.is_current().await;
+    assert!(check.admits(&key, SECRET).await);
+    let cost = (check.metrics.signin_looks.get(), check.metrics.signin_hashes.get());
+    assert_eq!(cost, (1, 1));
+    for _ in 0..100 {
+        assert!(check.admits(&key, SECRET).await);
+    }
+    assert_eq!(cost, (check.metrics.signin_looks.get(), check.metrics.signin_hashes.get()));
+}
+
+async fn what_is_refused_costs_a_hash_unless_it_never_was_issued(store: TestStore) {
+    let key = with_jazz(&store).await;
+    let states = [State::AwaitingApproval, State::Disapproved, State::OnHold, State::Revoked, State::OutOfScope, State::Removed];
+    let mut issued = vec![(key.clone(), WRONG)];
+    for state in states {
+        let record = Record { state, ..approved(&state.to_string(), SECRET) };
+        issued.push((record.consumer_key.to_string(), SECRET));
+        put(&*store.store, if state == State::Removed { record.removed() } else { record }).await;
+    }
+    let check = Check::of(store.reader().await).await;
+    check.is_current().await;
+    assert!(check.admits(&key, SECRET).await, "known from now on");
+    for (key, secret) in &issued {
+        for _ in 0..2 {
+            let before = check.metrics.signin_hashes.get();
+            assert!(!check.admits(key, secret).await);
+            assert_eq!(check.metrics.signin_hashes.get(), before + 1, "failures are not remembered");
+        }
+    }
+    let before = check.metrics.signin_hashes.get();
+    assert!(!check.admits("00000000-0000-5000-8000-000000000000", SECRET).await);
+    assert_eq!(check.metrics.signin_hashes.get(), before);
+}
+
+async fn a_known_secret_outlives_a_rename_and_not_a_rotation(store: TestStore) {
+    let key = with_jazz(&store).await;
+    let check = Check::of(store.reader().await).await;
+    check.is_current().await;
+    assert!(check.admits(&key, SECRET).await);
+
+    let before = store.store.by_owner(&approved("jazz", SECRET).owner).await.unwrap().unwrap();
+    put(&*store.store, Record { name: "Renamed".into(), generation: 4, ..before.record }).await;
+    eventually("the new name is seen", || async {
+        let answer = check.ask(&[("authorization", crate::support::basic(&key, SECRET).as_bytes())]).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        answer.headers["x-oauth-consumer-name"] == "Renamed"
+    })
+    .await;
+    assert_eq!(check.metrics.signin_hashes.get(), 1);
+
+    put(&*store.store, approved("jazz", "the secret after the rotation")).await;
+    eventually("the old secret is refused", || async { !check.admits(&key, SECRET).await }).await;
+    assert!(check.admits(&key, "the secret after the rotation").await);
+}
+
+async fn a_cheap_hash_is_renewed_when_its_secret_is_seen(store: TestStore) {
+    let key = with_jazz(&store).await;
+    let dear = HashCost { memory: 64, passes: 2, lanes: 1 };
+    let check = Check::serve(store.reader().await, unlimited(), HashPool::new(2, dear), None).await;
+    let phc = async || store.text("SELECT phc FROM oauth_consumers").await.unwrap();
+    assert!(!check.admits(&key, WRONG).await);
+    assert!(phc().await.contains("m=32,t=1"), "a wrong secret renews nothing");
+    assert!(check.admits(&key, SECRET).await);
+    eventually("it is renewed", || async { phc().await.contains("m=64,t=2") }).await;
+    assert!(check.admits(&key, SECRET).await);
+    assert!(!check.admits(&key, WRONG).await);
+    let stored = store.store.by_owner(&approved("jazz", SECRET).owner).await.unwrap().unwrap();
+    assert!(stored.admits() && stored.version == 2, "one write, and a checksum that fits");
+}
+
+async fn a_disapproval_while_a_hash_waits_is_refused(store: TestStore) {
+    let key = with_jazz(&store).await;
+    let faulty = FaultyStore::over(&store);
+    let check = Arc::new(Check::of(faulty.clone()).await);
+    check.is_current().await;
+    // The look at the record is answered only after the record has changed.
+    faulty.checking().close();
+    let asked = tokio::spawn({
+        let (check, key) = (check.clone(), key.clone());
+        async move { check.admits(&key, SECRET).await }
+    });
+    faulty.checking().held().await;
+    let before = store.store.by_owner(&approved("jazz", SECRET).owner).await.unwrap().unwrap();
+    put(&*store.store, Record { state: State::Disapproved, ..before.record }).await;
+    faulty.checking().release();
+    assert!(!asked.await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guesses_at_one_key_do_not_take_the_turns_of_others() {
+    let store = TestStore::sqlite().await;
+    let key = with_jazz(&store).await;
+    let slow = with_cost("blues", SECRET, HashCost { memory: 4096, passes: 8, lanes: 1 });
+    let attacked = slow.consumer_key.to_string();
+    put(&*store.store, slow).await;
+    let check = Arc::new(Check::serve(store.reader().await, unlimited(), HashPool::new(1, CHEAP), None).await);
+    check.is_current().await;
+    let guesses: Vec<_> = (0..100)
+        .map(|i| {
+            let (check, attacked) = (check.clone(), attacked.clone());
+            tokio::spawn(async move { check.status(&attacked, &format!("guess number {i}, long enough")).await })
+        })
+        .collect();
+    eventually("guesses wait", || async { check.metrics.signin_hashes.get() > 0 }).await;
+    assert!(check.admits(&key, SECRET).await);
+    let mut refused = 0;
+    for guess in guesses {
+        match guess.await.unwrap() {
+            StatusCode::UNAUTHORIZED => refused += 1,
+            StatusCode::SERVICE_UNAVAILABLE => {}
+            status => panic!("{status}"),
+        }
+    }
+    assert!(refused < 100, "the queue of a key has an end");
+    assert!(check.admits(&attacked, SECRET).await);
+}

@@ -1,0 +1,148 @@
+//! Stores that went back in time: nobody signs in by what they say until a controller has compared it with the objects.
+
+use std::process::Command;
+
+use axum::http::StatusCode;
+use oauthconsumer_operator::store::{self, Access, ConsumerStore};
+use serde_json::json;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+use crate::support::{Check, Cluster, Companion, Operator, Proxy, TestStore, eventually, is, on_both_stores};
+
+on_both_stores!(what_a_backup_approves_counts_when_it_was_compared);
+
+const SECRET: &str = "a secret, long enough for all";
+
+async fn approved(cluster: &Cluster, name: &str) -> String {
+    cluster.secret(&format!("{name}-oauth"), SECRET).await;
+    cluster.consumer(name, json!({ "approved": true })).await;
+    let object = cluster.wait(name, "Approved", is("Approved", "True/Approved")).await;
+    object.status.unwrap().consumer_key.unwrap()
+}
+
+async fn what_a_backup_approves_counts_when_it_was_compared(store: TestStore) {
+    let cluster = Cluster::new().await;
+    let operator = Operator::start(&cluster, store.store.clone()).await;
+    let (kept, revoked, deleted) =
+        (approved(&cluster, "kept").await, approved(&cluster, "revoked").await, approved(&cluster, "deleted").await);
+    let backup = store.back_up().await;
+    cluster.edit("revoked", json!({ "approved": false })).await;
+    cluster.ready("revoked").await;
+    let object = cluster.get("deleted").await;
+    cluster.delete("deleted").await;
+    cluster.gone(&object).await;
+    operator.stop().await;
+
+    let store = store.restore(backup).await;
+    let state = format!("SELECT state FROM oauth_consumers WHERE consumer_key = '{revoked}'");
+    assert_eq!(store.text(&state).await.as_deref(), Some("Approved"), "the backup knows no better");
+    let check = Check::of(store.reader().await).await;
+    for key in [&kept, &revoked, &deleted] {
+        assert_eq!(check.status(key, SECRET).await, StatusCode::SERVICE_UNAVAILABLE);
+    }
+    let operator = Operator::start(&cluster, store.store.clone()).await;
+    eventually("the one that is approved signs in", || async {
+        for key in [&revoked, &deleted] {
+            assert_ne!(check.status(key, SECRET).await, StatusCode::OK);
+        }
+        check.status(&kept, SECRET).await == StatusCode::OK
+    })
+    .await;
+    assert!(!check.admits(&revoked, SECRET).await && !check.admits(&deleted, SECRET).await);
+    operator.settled().await;
+    assert!(check.admits(&kept, SECRET).await);
+    assert!(!check.admits(&revoked, SECRET).await && !check.admits(&deleted, SECRET).await);
+    operator.stop().await;
+}
+
+/// Two PostgreSQL servers under Patroni, one streaming to the other asynchronously.
+struct Pair(Companion);
+
+// === impl Pair ===
+
+impl Pair {
+    fn start() -> Self {
+        Self(Companion::start("with-patroni.sh", "PATRONI_DIR"))
+    }
+
+    /// Runs one of the pair's programs and answers what it prints.
+    fn run(&self, program: &str) -> String {
+        let ran = Command::new(format!("{}/{program}", self.0.value)).output().unwrap();
+        assert!(ran.status.success(), "{program}: {}", String::from_utf8_lossy(&ran.stderr));
+        String::from_utf8(ran.stdout).unwrap().trim().to_owned()
+    }
+
+    fn url(port: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{port}/postgres")
+    }
+
+    async fn state_at(port: &str, key: &str) -> Option<String> {
+        let mut connection = PgConnection::connect(&Self::url(port)).await.unwrap();
+        let query = AssertSqlSafe(format!("SELECT state FROM oauth_consumers WHERE consumer_key = '{key}'"));
+        sqlx::query_scalar(query).fetch_optional(&mut connection).await.ok().flatten()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_that_loses_a_disapproval_does_not_bring_the_sign_in_back() {
+    let (cluster, pair) = (Cluster::new().await, Pair::start());
+    let (leader, replica) = (pair.run("leader-port"), pair.run("replica-port"));
+    let proxy = Proxy::before(&Pair::url(&leader)).await;
+    let store = store::open(&proxy.url, Access::Controller).await.unwrap();
+    let operator = Operator::start(&cluster, store.clone()).await;
+    let check = Check::of(store::open(&proxy.url, Access::SignIn).await.unwrap()).await;
+    let key = approved(&cluster, "jazz").await;
+    check.is_current().await;
+    assert!(check.admits(&key, SECRET).await);
+    eventually("the replica knows", || async { Pair::state_at(&replica, &key).await.as_deref() == Some("Approved") }).await;
+
+    // Disapproved, seen, and lost.
+    pair.run("cut-replication");
+    cluster.edit("jazz", json!({ "approved": false })).await;
+    cluster.wait("jazz", "Disapproved", is("Approved", "False/Disapproved")).await;
+    eventually("it is refused", || async { !check.admits(&key, SECRET).await }).await;
+    operator.stop().await;
+    store.close().await;
+    pair.run("kill-leader");
+    pair.run("expire-lock");
+    let new_leader = pair.run("wait-leader");
+    assert_eq!(Pair::state_at(&new_leader, &key).await.as_deref(), Some("Approved"), "the commit is lost");
+    proxy.lead_to(Some(&format!("127.0.0.1:{new_leader}")));
+    let is_unknown = || async {
+        for _ in 0..20 {
+            assert_ne!(check.status(&key, SECRET).await, StatusCode::OK);
+        }
+        check.status(&key, SECRET).await == StatusCode::SERVICE_UNAVAILABLE
+    };
+    eventually("nobody can tell", is_unknown).await;
+    eventually("and it says why", || async {
+        check.directory.check().is_err_and(|doubt| doubt.contains("waiting for a controller to compare"))
+    })
+    .await;
+
+    // The old leader wakes up, and knows nothing of the new one. What it says is not believed any more, not even a no.
+    let old_leader = pair.run("wake-old-leader");
+    proxy.lead_to(Some(&format!("127.0.0.1:{old_leader}")));
+    eventually("it is not believed", || async {
+        assert_eq!(check.status(&key, SECRET).await, StatusCode::SERVICE_UNAVAILABLE);
+        check.directory.check().is_err_and(|doubt| doubt.contains("former primary"))
+    })
+    .await;
+    proxy.lead_to(Some(&format!("127.0.0.1:{new_leader}")));
+
+    // A controller on the new leader knows from the object that it is disapproved.
+    let store = store::open(&proxy.url, Access::Controller).await.unwrap();
+    let operator = Operator::start(&cluster, store.clone()).await;
+    eventually("it is refused again", || async {
+        let status = check.status(&key, SECRET).await;
+        assert_ne!(status, StatusCode::OK);
+        status == StatusCode::UNAUTHORIZED
+    })
+    .await;
+    check.is_current().await;
+    cluster.edit("jazz", json!({ "approved": true })).await;
+    cluster.wait("jazz", "Approved", is("Approved", "True/Approved")).await;
+    assert!(check.admits(&key, SECRET).await);
+    operator.stop().await;
+    store.close().await;
+}
