@@ -25,6 +25,7 @@ pub struct Directory {
 #[derive(Default)]
 struct Standing {
     store_id: String,
+    incarnation: String,
     /// The latest that was seen.
     timeline: i64,
     /// Nothing it says counts.
@@ -133,6 +134,7 @@ impl Directory {
     pub(super) fn see(&self, head: &Head) {
         let mut standing = self.standing.write().unwrap_or_else(PoisonError::into_inner);
         standing.store_id.clone_from(&head.store_id);
+        standing.incarnation.clone_from(&head.incarnation);
         standing.timeline = head.timeline;
     }
 
@@ -164,17 +166,40 @@ impl Directory {
         why.clone_into(&mut self.doubt.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Takes in changes, in their order.
+    /// Takes in changes. What is known already to be newer stays.
     pub(super) fn apply(&self, changes: Vec<Change>, round: u64) {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         for change in changes {
             let key = change.stored.record.consumer_key.clone();
-            let entry = Entry::from(change);
-            if let Some(before) = entries.get(&key) {
-                entry.inherit(&before.entry);
-            }
-            entries.insert(key, Held { entry: Arc::new(entry), round });
+            let entry = match entries.get(&key) {
+                Some(held) if held.entry.change > change.change => held.entry.clone(),
+                held => Arc::new(Entry::after(held.map(|held| &*held.entry), change)),
+            };
+            entries.insert(key, Held { entry, round });
         }
+    }
+
+    /// Takes in what a look at the store has shown of a key, and answers what is known of it then: so nobody is told anything
+    /// older from now on. Only what is held already is changed: another row may be gone by now, and nobody would say so again.
+    pub(super) fn learn(&self, at: &Head, change: Change) -> Arc<Entry> {
+        let key = change.stored.record.consumer_key.clone();
+        let Some(held) = self.get(&key).filter(|_| self.standing().is_of_same_life(at)) else {
+            return Arc::new(Entry::from(change));
+        };
+        if (held.change, held.vouched) == (change.change, change.vouched) || held.change > change.change {
+            return held;
+        }
+        let entry = Arc::new(Entry::after(Some(&held), change));
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held) = entries.get_mut(&key).filter(|held| held.entry.change < entry.change) {
+            held.entry = entry.clone();
+        }
+        entry
+    }
+
+    /// Drops everything: it was another life of the store.
+    pub(super) fn clear(&self) {
+        self.entries.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Drops what this loading did not bring.
@@ -182,6 +207,14 @@ impl Directory {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         entries.retain(|_, held| held.round == round);
         entries.shrink_to_fit();
+    }
+}
+
+// === impl Standing ===
+
+impl Standing {
+    fn is_of_same_life(&self, head: &Head) -> bool {
+        (&self.store_id, &self.incarnation) == (&head.store_id, &head.incarnation)
     }
 }
 
@@ -210,11 +243,13 @@ impl Entry {
         let _ = self.proven.set(fingerprint);
     }
 
-    /// A secret that fits a hash fits it in the next version of the record, too.
-    fn inherit(&self, before: &Self) {
-        if let Some(fingerprint) = before.proven.get().filter(|_| self.phc == before.phc) {
-            self.remember(*fingerprint);
+    /// A record, with what is remembered of it: a secret that fits a hash fits it in the next version of the record, too.
+    fn after(before: Option<&Self>, change: Change) -> Self {
+        let entry = Self::from(change);
+        if let Some(fingerprint) = before.filter(|before| before.phc == entry.phc).and_then(|before| before.proven.get()) {
+            entry.remember(*fingerprint);
         }
+        entry
     }
 }
 

@@ -60,17 +60,20 @@ impl Follower {
     ) {
         let period = period / QUESTIONS;
         loop {
-            let pause = match store.get() {
-                Some(store) => match self.ask(&**store).await {
-                    Ok(()) => tokio::select! { () = store.changed() => Duration::ZERO, () = sleep(period) => Duration::ZERO },
+            let turn = async {
+                let Some(store) = store.get() else { return sleep(PAUSE).await };
+                let asked = self.ask(&**store).await;
+                self.metrics.directory_current.set(i64::from(self.directory.is_current()));
+                self.metrics.feed_notifications.set(i64::from(store.complaint().is_none()));
+                match asked {
+                    Ok(()) => tokio::select! { () = store.changed() => {}, () = sleep(period) => {} },
                     Err(error) => {
                         self.directory.suspect(&error.to_string());
-                        PAUSE
+                        sleep(PAUSE).await;
                     }
-                },
-                None => PAUSE,
+                }
             };
-            tokio::select! { () = sleep(pause) => {}, () = shutdown.cancelled() => return }
+            tokio::select! { () = turn => {}, () = shutdown.cancelled() => return }
         }
     }
 
@@ -120,11 +123,13 @@ impl Follower {
             warn!(head = head.head, seen = seen.head, "the store has gone back: nobody signs in until all records were compared");
             self.distrusted = Some(head.reload);
             self.directory.distrust(true);
+            self.directory.clear();
         } else if !same_life {
             info!("the store has failed over or was restored: nobody signs in until all records were compared");
             self.distrusted = None;
             self.directory.see(head);
             self.directory.distrust(false);
+            self.directory.clear();
         } else if head.reload == seen.reload {
             return Ok(true);
         } else if self.distrusted.is_some_and(|reload| head.reload > reload) {

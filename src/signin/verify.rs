@@ -153,31 +153,23 @@ impl Verifier {
         if !entry.vouched {
             return Err(CheckError::NotCompared);
         }
-        // What is remembered of the key is kept where the next check finds it.
-        let held = self.directory.get(&key).filter(|held| held.phc == entry.phc).unwrap_or_else(|| entry.clone());
-        if entry.admits && presented.iter().any(|fingerprint| held.remembers(*fingerprint)) {
+        if entry.opens_to(presented) {
             return Ok(Verdict::Allowed(entry));
         }
         let by_key = (caller, key);
         if let Err(Exhausted(pause)) = self.misses_by_key.take(by_key.clone()) {
             return Ok(Verdict::Limited(pause));
         }
-        let verdict = self.hash(credentials, presented, entry, &held).await;
+        let verdict = self.hash(credentials, presented, &entry).await;
         if !matches!(verdict, Ok(Verdict::Refused)) {
             self.misses_by_key.give_back(&by_key);
         }
         verdict
     }
 
-    async fn hash(
-        &self,
-        credentials: Credentials,
-        presented: &[Fingerprint],
-        entry: Arc<Entry>,
-        held: &Arc<Entry>,
-    ) -> Result<Verdict, CheckError> {
+    async fn hash(&self, credentials: Credentials, presented: &[Fingerprint], entry: &Arc<Entry>) -> Result<Verdict, CheckError> {
         let Ok(_turn) = self.waiting.try_acquire() else { return Err(CheckError::Busy) };
-        let _turn_of_key = held.wait(WAITING_PER_KEY).ok_or(CheckError::Busy)?;
+        let _turn_of_key = entry.wait(WAITING_PER_KEY).ok_or(CheckError::Busy)?;
         let phc = entry.phc.as_ref().unwrap_or(&self.decoy).clone();
         let fitting = self.hashing.verify(phc, credentials.secrets.clone()).await?;
         self.metrics.signin_hashes.inc();
@@ -189,7 +181,6 @@ impl Verifier {
         };
         let Some(now) = now.filter(|now| now.admits && now.vouched && now.phc == entry.phc) else { return Ok(Verdict::Refused) };
         if let Some(fingerprint) = presented.get(reading) {
-            held.remember(*fingerprint);
             now.remember(*fingerprint);
         }
         self.renew(&now, credentials, reading);
@@ -214,7 +205,7 @@ impl Verifier {
         if !self.directory.believes(&head) {
             return Err(CheckError::NotCompared);
         }
-        Ok(change.map(|change| Arc::new(Entry::from(change))))
+        Ok(change.map(|change| self.directory.learn(&head, change)))
     }
 
     /// Hashes a good secret anew if hashes cost more now than this one did. The hash is swapped, so that nothing is lost that

@@ -307,6 +307,15 @@ fn headless() -> StoreError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        Self::Unavailable(error.to_string())
+        // A prepared statement that is not there, or there already
+        // (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+        let is_pooled =
+            matches!(error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref(), Some("26000" | "42P05"));
+        let advice = if is_pooled {
+            "; a pooler in transaction mode mixes sessions up: connect directly, or through a pooler in session mode"
+        } else {
+            ""
+        };
+        Self::Unavailable(format!("{error}{advice}"))
     }
 }

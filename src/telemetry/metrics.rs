@@ -41,6 +41,10 @@ pub struct Metrics {
     pub directory_records: Gauge,
     /// How often all records were read into memory.
     pub feed_loads: Counter,
+    /// 0 while the store's notifications do not arrive, and changes are found by asking alone.
+    pub feed_notifications: Gauge,
+    /// Whether memory was proved current when it was last asked.
+    pub directory_current: Gauge,
 }
 
 /// The label of [`Metrics::reconciles`].
@@ -119,6 +123,8 @@ impl Default for Metrics {
             signin_looks: Counter::default(),
             directory_records: Gauge::default(),
             feed_loads: Counter::default(),
+            feed_notifications: Gauge::default(),
+            directory_current: Gauge::default(),
         };
         let m = &mut metrics;
         let r = &mut m.registry;
@@ -141,6 +147,12 @@ impl Default for Metrics {
         r.register("signin_looks", "Looks at the store by sign-in checks", m.signin_looks.clone());
         r.register("directory_records", "Records in memory, tombstones included", m.directory_records.clone());
         r.register("feed_loads", "How often all records were read into memory", m.feed_loads.clone());
+        r.register(
+            "feed_notifications",
+            "0 while the store's notifications do not arrive, and changes are found by asking alone",
+            m.feed_notifications.clone(),
+        );
+        r.register("directory_current", "1 while memory is proved to hold what the store holds", m.directory_current.clone());
         metrics
     }
 }

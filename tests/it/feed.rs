@@ -8,7 +8,9 @@ use oauthconsumer_operator::consumer::{Record, State};
 use oauthconsumer_operator::signin::Settings;
 use oauthconsumer_operator::store::{self, Access, ConsumerStore};
 
-use crate::support::{Check, FaultyStore, Proxy, TestStore, approved, eventually, on_both_stores, put, record, unlimited};
+use crate::support::{
+    Check, Companion, FaultyStore, Proxy, TestStore, approved, eventually, on_both_stores, put, record, unlimited,
+};
 
 on_both_stores!(
     a_revocation_is_seen_and_stays,
@@ -251,5 +253,26 @@ async fn any_number_of_checks_follow_one_store() {
     set_state(&*store.store, State::OnHold).await;
     for check in &checks {
         eventually("each refuses it", || async { !check.admits(&key, SECRET).await }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pooler_in_transaction_mode_is_noticed_and_said() {
+    let store = TestStore::postgres().await;
+    let key = with_jazz(&store).await;
+    let pooler = Companion::start("with-pgbouncer.sh", "OAUTHCONSUMER_TEST_PGBOUNCER_URL");
+    let database = store.url.rsplit_once('/').unwrap().1;
+    let url = format!("{}/{database}", pooler.value.rsplit_once('/').unwrap().0);
+    let reader = store::open(&url, Access::SignIn).await.unwrap();
+    let check = Check::of(reader.clone()).await;
+    eventually("it is said", || async { reader.complaint().is_some_and(|says| says.contains("a pooler in transaction mode")) })
+        .await;
+    eventually("and counted", || async { check.metrics.feed_notifications.get() == 0 }).await;
+    // Slower, and with a 503 now and then, but as right as ever.
+    eventually("it signs in", || async { check.status(&key, SECRET).await == StatusCode::OK }).await;
+    set_state(&*store.store, State::Disapproved).await;
+    eventually("it is refused", || async { check.status(&key, SECRET).await == StatusCode::UNAUTHORIZED }).await;
+    for _ in 0..20 {
+        assert_ne!(check.status(&key, SECRET).await, StatusCode::OK);
     }
 }

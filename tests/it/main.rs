@@ -21,3 +21,4 @@ mod signin;
 mod store;
 mod support;
 mod sweep;
+mod tls;

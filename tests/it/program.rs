@@ -16,11 +16,28 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn help_teaches() {
     let help = text(&run(&["--help"]).stdout);
-    for command in ["run", "controller", "signin", "crd", "completion"] {
+    for command in ["run", "controller", "signin", "revoke", "crd", "completion"] {
         assert!(help.contains(command), "{help}");
     }
     let help = text(&run(&["run", "--help"]).stdout);
-    for flag in ["store-url", "store-url-file", "signin-addr", "admin-addr", "namespaces", "cluster-id", "sweep-period"] {
+    let flags = [
+        "store-url",
+        "store-url-file",
+        "signin-addr",
+        "admin-addr",
+        "namespaces",
+        "cluster-id",
+        "sweep-period",
+        "max-staleness",
+        "miss-limit-caller",
+        "miss-limit-key",
+        "trusted-proxies",
+        "signin-tls-cert",
+        "signin-tls-key",
+        "hash-memory",
+        "hash-passes",
+    ];
+    for flag in flags {
         assert!(help.contains(&format!("--{flag}")), "{flag}: {help}");
         let variable = format!("OAUTHCONSUMER_{}", flag.to_uppercase().replace('-', "_"));
         assert!(help.contains(&variable), "{variable}: {help}");
@@ -48,6 +65,12 @@ fn bad_settings_are_refused_with_what_to_do() {
         (&["run", "--namespaces", "A_b"], "1 to 63 of a-z 0-9 -"),
         (&["run", "--namespaces", ","], "1 to 63 of a-z 0-9 -"),
         (&["run", "--signin-addr", "8080"], "invalid socket address"),
+        (&["signin", "--signin-tls-cert", "tls.crt"], "--signin-tls-key"),
+        (&["signin", "--trusted-proxies", "10.0.0.0/40"], "192.0.2.7 or 10.0.0.0/8"),
+        (&["signin", "--hash-memory", "1024"], "19456..=65536"),
+        (&["revoke", "short", "--reason", "x"], "8 to 128 characters"),
+        (&["revoke", "0b9f3f4e-1111-5222-8333-444455556666"], "--reason"),
+        (&["revoke", "0b9f3f4e-1111-5222-8333-444455556666", "--reason", " "], "1 to 256 characters"),
         (
             &["signin", "--admin-addr", "127.0.0.1:0", "--signin-addr", "127.0.0.1:0", "--store-url", "mysql://x"],
             "sqlite:// or postgres://",
@@ -85,7 +108,7 @@ read -r signin admin <<<"$ports"
 store=$DEV_CONTROL_PLANE_DIR/operator/store.db
 start() {
   "$PROGRAM" run --store-url "sqlite://$store" --signin-addr "127.0.0.1:$signin" --admin-addr "127.0.0.1:$admin" "$@" \
-    2>>"$DEV_CONTROL_PLANE_DIR/operator.log" &
+    >>"$DEV_CONTROL_PLANE_DIR/operator.log" 2>&1 & # all of it, or a test that fails waits for the pipe for ever
   operator=$!
 }
 until_so() { for _ in $(seq 300); do if "$@" >/dev/null 2>&1; then return; fi; sleep 0.1; done; echo "never: $*"; cat "$DEV_CONTROL_PLANE_DIR/operator.log"; exit 1; }
@@ -193,6 +216,71 @@ kubectl wait --for=condition=Approved=false --timeout=60s oac/jazz
 kubectl wait --for=condition=Ready --timeout=60s oac/jazz
 until_so signs_in "$key" "$secret" 401
 kill -TERM $operator; wait $operator
+"#
+    ));
+}
+
+#[test]
+fn a_revocation_needs_no_api_server_and_is_sticky() {
+    on_a_fresh_control_plane(&format!(
+        r#"{PREPARED}
+kubectl apply -f crds/oauthconsumers.yaml
+start --sweep-period 500ms
+register_jazz
+kubectl wait --for=condition=Approved --timeout=30s oac/jazz
+key=$(kubectl get oac jazz -o jsonpath='{{.status.consumerKey}}')
+until_so signs_in "$key" "$secret" 200
+
+trap 'kill -CONT "$(cat "$DEV_CONTROL_PLANE_DIR/apiserver.pid")"' EXIT # a stopped process cannot be ended
+kill -STOP "$(cat "$DEV_CONTROL_PLANE_DIR/apiserver.pid")"
+said=$("$PROGRAM" revoke "$key" --reason "leaked, INC-1234" --store-url "sqlite://$store")
+grep -q "^revoked $key: Jazz (default/jazz)" <<<"$said"
+until_so signs_in "$key" "$secret" 401
+kill -CONT "$(cat "$DEV_CONTROL_PLANE_DIR/apiserver.pid")"
+
+# The object says so, although its spec still says approved; also after a restart.
+until_so kubectl wait --for=jsonpath='{{.status.state}}'=Revoked --timeout=1s oac/jazz
+kubectl wait --for=condition=Ready=false --timeout=30s oac/jazz
+kubectl get oac jazz -o jsonpath='{{.status.conditions[?(@.type=="Ready")].message}}' | grep -q 'leaked, INC-1234'
+kill -KILL $operator; wait $operator || true
+start --sweep-period 500ms
+until_so ready
+until_so signs_in "$key" "$secret" 401
+kubectl patch oac jazz --type=merge -p '{{"spec":{{"name":"Renamed"}}}}'
+until_so kubectl wait --for=jsonpath='{{.status.observedGeneration}}'=2 --timeout=1s oac/jazz
+until_so signs_in "$key" "$secret" 401
+
+# What the command said lifts it, word for word.
+sed -n 's/^  \(kubectl .*\)/\1 --timeout=30s/p' <<<"$said" | sed '/ patch /s/ --timeout=30s//' >"$DEV_CONTROL_PLANE_DIR/lift.sh"
+[ "$(wc -l <"$DEV_CONTROL_PLANE_DIR/lift.sh")" = 3 ]
+bash -e "$DEV_CONTROL_PLANE_DIR/lift.sh"
+kubectl wait --for=condition=Approved --timeout=30s oac/jazz
+until_so signs_in "$key" "$secret" 200
+
+said=$("$PROGRAM" revoke 00000000-0000-5000-8000-000000000000 --reason x --store-url "sqlite://$store" 2>&1) && exit 1
+grep -q 'no consumer has the key' <<<"$said"
+kubectl delete oac jazz
+said=$("$PROGRAM" revoke "$key" --reason x --store-url "sqlite://$store" 2>&1) && exit 1
+grep -q 'is removed already' <<<"$said"
+kill -TERM $operator; wait $operator
+"#
+    ));
+}
+
+#[test]
+fn a_client_that_says_half_a_sentence_does_not_keep_it_from_ending() {
+    on_a_fresh_control_plane(&format!(
+        r#"{PREPARED}
+kubectl apply -f crds/oauthconsumers.yaml
+start
+until_so ready
+exec 3<>"/dev/tcp/127.0.0.1/$signin"
+printf 'GET /signin HTTP/1.1
+Host: x
+' >&3
+until_so signs_in 00000000-0000-5000-8000-000000000000 x 401
+kill -TERM $operator
+wait $operator
 "#
     ));
 }

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use axum::http::StatusCode;
-use oauthconsumer_operator::store::{self, Access, ConsumerStore};
+use oauthconsumer_operator::store::{self, Access};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use oauthconsumer_operator::consumer::{ConsumerKey, Owner, Record, Revocation, SecretOutcome, SecretProblem, State};
-use oauthconsumer_operator::store::{self, Access, OpenError, StoreError};
+use oauthconsumer_operator::store::{self, Access, OpenError, RevokeError, StoreError};
 use sqlx::{Connection, PgConnection};
 
 use crate::support::{Proxy, TestStore, eventually, now, on_both_stores, record};
@@ -21,6 +21,8 @@ on_both_stores!(
     secret_versions_can_be_forgotten,
     the_view_shows_what_may_sign_in,
     the_previous_release_opens_a_newer_schema,
+    a_revocation_is_written_over_whatever_there_is,
+    an_installation_is_vouched_for_alone,
 );
 
 async fn a_record_comes_back_as_it_was_written(store: TestStore) {
@@ -280,6 +282,40 @@ async fn a_connection_that_hangs_is_given_up() {
     let (answers, ()) = futures::join!(futures::future::join_all(asks), waiting);
     assert!(answers.iter().all(|answer| !matches!(answer, Ok(Ok(_)))), "{answers:?}");
     eventually("other connections work", || async { ask().await.is_ok() }).await;
+}
+
+async fn a_revocation_is_written_over_whatever_there_is(store: TestStore) {
+    let (jazz, gone) = (record("jazz"), record("gone").removed());
+    for record in [&jazz, &gone] {
+        store.store.write(record.clone(), None, now()).await.unwrap();
+    }
+    let reader = store.reader().await;
+    for reason in ["leaked", "once more"] {
+        let revoked = store::revoke(&*reader, &jazz.consumer_key, reason).await.unwrap();
+        assert_eq!(store.store.by_owner(&jazz.owner).await.unwrap().unwrap().record, revoked);
+        let revocation = revoked.revocation.unwrap();
+        assert_eq!((revoked.state, revocation.reason.as_str(), revocation.generation), (State::Revoked, reason, 3));
+    }
+    // What somebody else has put into a row is not made good by a checksum that fits.
+    let forged = "$argon2id$v=19$m=32,t=1,p=1$c29tZXNhbHQ$forged";
+    store.sql(&format!("UPDATE oauth_consumers SET state = 'Approved', phc = '{forged}' WHERE uid = 'jazz'")).await;
+    let revoked = store::revoke(&*reader, &jazz.consumer_key, "leaked").await.unwrap();
+    assert_eq!((revoked.state, revoked.phc()), (State::Revoked, None));
+    let unknown = store::revoke(&*reader, &ConsumerKey::derive("x", "y"), "x").await;
+    assert!(matches!(unknown, Err(RevokeError::Unknown(_))));
+    assert!(matches!(store::revoke(&*reader, &gone.consumer_key, "x").await, Err(RevokeError::Removed(_))));
+}
+
+async fn an_installation_is_vouched_for_alone(store: TestStore) {
+    let vouched = async |cluster, installation| store.store.is_vouched_for(cluster, installation).await.unwrap();
+    assert!(!store.store.head().await.unwrap().compared);
+    store.store.vouch("a", "default").await.unwrap();
+    let before = store.store.head().await.unwrap();
+    assert!(before.compared && vouched("a", "default").await);
+    assert!(!vouched("a", "other").await && !vouched("b", "default").await);
+    store.store.vouch("b", "default").await.unwrap();
+    let after = store.store.head().await.unwrap();
+    assert!(after.head > before.head && after.reload == after.head, "readers start over");
 }
 
 #[tokio::test]
