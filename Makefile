@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help build test demo lint generate control-plane clean
+.PHONY: help build test bench demo lint generate control-plane clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
@@ -11,6 +11,9 @@ build: ## the release binary, target/release/oauthconsumer-operator
 test: ## every test, against a real API server and PostgreSQL; ARGS="sweep -- --nocapture" goes to cargo test
 	cargo test --locked --no-run
 	RUST_TEST_THREADS=8 dev/with-control-plane.sh dev/with-postgres.sh cargo test --locked $(ARGS)
+
+bench: ## speed, revocation, uniform refusals; prints tables; ARGS="--bench signin" runs one of them
+	dev/bench.sh $(ARGS)
 
 demo: ## the whole story on a throw-away control plane; KEEP=1 is passed on to dev/demo.sh
 	KEEP="$(KEEP)" dev/demo.sh

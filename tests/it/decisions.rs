@@ -284,6 +284,27 @@ fn nothing_is_open_that_nobody_approved() {
 }
 
 #[test]
+fn what_ends_a_sign_in_at_once_needs_no_hash_and_leads_to_the_same_end() {
+    let mut closings = 0;
+    for (before, after, _) in all().filter(|(before, ..)| before.record.as_ref().is_some_and(Stored::admits)) {
+        let plan = decide(&before.look());
+        let Some(closing) = plan.closing(&before.look()) else {
+            assert!(!plan.writes_record() || after.record.is_some_and(|stored| stored.admits()), "{plan:?}");
+            continue;
+        };
+        closings += 1;
+        let needs_hash =
+            |effect: &Effect| matches!(effect, Effect::WriteRecord(draft) if matches!(draft.secret, SecretDraft::Accept(_)));
+        assert!(!closing.effects.iter().any(needs_hash), "{closing:?}");
+        let mut closed = before.clone();
+        closing.effects.iter().for_each(|effect| closed.carry_out(effect));
+        assert!(!closed.record.as_ref().is_some_and(Stored::admits), "{closing:?}");
+        assert_eq!(closed.settle().0.live(), after.live(), "{closing:?}");
+    }
+    assert!(closings > 100, "{closings}");
+}
+
+#[test]
 fn what_is_gone_is_removed_and_leaves_a_tombstone_before_its_finalizer() {
     for (before, after, plan) in all().filter(|(before, ..)| !is_kept(before)) {
         assert!(after.live().is_none());

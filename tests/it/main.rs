@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails may fail loudly")]
 
+mod closing;
 mod crd;
 mod decisions;
 mod economy;
@@ -11,6 +12,7 @@ mod edges;
 mod examples;
 mod faults;
 mod feed;
+mod gateways;
 mod lifecycle;
 mod memory;
 mod program;

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{HeaderMap, Request, StatusCode, header};
+use axum::http::{HeaderMap, Request, Response, StatusCode, header};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -48,6 +49,19 @@ pub fn unlimited() -> Settings {
 /// What `curl -u KEY:SECRET` sends.
 pub fn basic(key: &str, secret: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{key}:{secret}")))
+}
+
+/// Sends a request over a connection of its own.
+pub async fn send(request: Request<Body>) -> Answer {
+    let client: Client<_, Body> = Client::builder(TokioExecutor::new()).build_http();
+    answer(client.request(request).await.unwrap()).await
+}
+
+async fn answer(response: Response<Incoming>) -> Answer {
+    let (mut parts, body) = response.into_parts();
+    parts.headers.remove(header::DATE);
+    let body = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
+    Answer { status: parts.status, headers: parts.headers, body }
 }
 
 // === impl Check ===
@@ -117,10 +131,7 @@ impl Check {
 
     /// What is answered to any request.
     pub async fn send(&self, request: Request<Body>) -> Answer {
-        let (mut parts, body) = self.client.request(request).await.unwrap().into_parts();
-        parts.headers.remove(header::DATE);
-        let body = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
-        Answer { status: parts.status, headers: parts.headers, body }
+        answer(self.client.request(request).await.unwrap()).await
     }
 
     /// Whether these credentials sign in; anything but a clear yes or no fails the test.

@@ -8,7 +8,7 @@ mod proxy;
 mod records;
 mod stores;
 
-pub use check::{Answer, Check, basic, unlimited};
+pub use check::{Answer, Check, basic, send, unlimited};
 pub use cluster::{Cluster, condition, eventually, is, kubeconfig, kubectl, says};
 pub use companion::Companion;
 pub use operator::Operator;

@@ -33,6 +33,7 @@ pub struct FaultyStore {
     poison: Mutex<HashSet<String>>,
     /// Owners whose records are never answered.
     stall: Mutex<HashSet<String>>,
+    stalled: AtomicUsize,
     feed_stalled: AtomicBool,
     writes: AtomicUsize,
     read_gate: Gate,
@@ -182,6 +183,7 @@ impl FaultyStore {
             lose_next_reply: AtomicBool::new(false),
             poison: Mutex::default(),
             stall: Mutex::default(),
+            stalled: AtomicUsize::new(0),
             feed_stalled: AtomicBool::new(false),
             writes: AtomicUsize::new(0),
             read_gate: Gate::default(),
@@ -215,6 +217,11 @@ impl FaultyStore {
         self.stall.lock().unwrap().insert(uid.to_owned());
     }
 
+    /// Readings that were begun and are never answered.
+    pub fn stalled(&self) -> usize {
+        self.stalled.load(Ordering::SeqCst)
+    }
+
     /// Where the next reading of an object's record can be held.
     pub fn reading(&self) -> &Gate {
         &self.read_gate
@@ -246,6 +253,7 @@ impl ConsumerStore for FaultyStore {
         self.up()?;
         self.read_gate.pass().await;
         if self.stall.lock().unwrap().contains(&owner.uid) {
+            self.stalled.fetch_add(1, Ordering::SeqCst);
             std::future::pending::<()>().await;
         }
         assert!(!self.poison.lock().unwrap().contains(&owner.uid), "a poisoned record, as the test wanted");

@@ -1,0 +1,83 @@
+//! What ends a sign-in does not wait for what else there is to do.
+
+use std::time::Duration;
+
+use kube::ResourceExt;
+use serde_json::json;
+
+use crate::support::{Cluster, FaultyStore, Operator, TestStore, condition, eventually, is, on_both_stores};
+
+on_both_stores!(an_end_does_not_wait_for_reconciles, a_rotated_secret_is_no_reason_to_wait);
+
+const SECRET: &str = "a secret, long enough for all";
+
+/// More than are reconciled at a time.
+const BUSY: usize = 20;
+
+async fn approved(cluster: &Cluster, name: &str) -> String {
+    cluster.secret(&format!("{name}-oauth"), SECRET).await;
+    cluster.consumer(name, json!({ "approved": true })).await;
+    let object = cluster.wait(name, "Approved", is("Approved", "True/Approved")).await;
+    object.status.unwrap().consumer_key.unwrap()
+}
+
+/// Occupies the operator with reconciles that do not end.
+async fn occupy(cluster: &Cluster, store: &FaultyStore) {
+    for i in 0..BUSY {
+        let name = format!("busy-{i}");
+        let object = cluster.consumer(&name, json!({})).await;
+        cluster.wait(&name, "seen", |object| condition(object, "Ready") == "False/SecretNotFound").await;
+        store.stall(&object.uid().unwrap());
+    }
+    for i in 0..BUSY {
+        cluster.edit(&format!("busy-{i}"), json!({ "name": "Renamed", "approved": true })).await;
+    }
+    eventually("all slots are taken", || async { store.stalled() >= 16 }).await;
+}
+
+async fn an_end_does_not_wait_for_reconciles(store: TestStore) {
+    let (cluster, faulty) = (Cluster::new().await, FaultyStore::over(&store));
+    let patient =
+        |settings: &mut oauthconsumer_operator::controller::Settings| settings.reconcile_timeout = Duration::from_mins(5);
+    let operator = Operator::start_with(&cluster, faulty.clone(), "admin", patient).await;
+    let (disapproved, held, deleted, secretless) = (
+        approved(&cluster, "disapproved").await,
+        approved(&cluster, "held").await,
+        approved(&cluster, "deleted").await,
+        approved(&cluster, "secretless").await,
+    );
+    occupy(&cluster, &faulty).await;
+
+    cluster.edit("disapproved", json!({ "approved": false })).await;
+    cluster.edit("held", json!({ "hold": "leaked" })).await;
+    cluster.delete("deleted").await;
+    cluster.delete_secret("secretless-oauth").await;
+    for key in [disapproved, held, deleted, secretless] {
+        eventually("it is refused", || async { !operator.admits(&key, SECRET).await }).await;
+    }
+    cluster.wait("disapproved", "says so", is("Approved", "False/Disapproved")).await;
+    cluster.wait("held", "says so", is("Approved", "False/OnHold")).await;
+    cluster.wait("secretless", "says so", is("Ready", "False/SecretNotFound")).await;
+    eventually("it is gone", || async { cluster.consumers.get_opt("deleted").await.unwrap().is_none() }).await;
+    cluster.event("disapproved", "Disapproved").await;
+    assert!(faulty.stalled() >= 16, "nothing else has moved");
+}
+
+async fn a_rotated_secret_is_no_reason_to_wait(store: TestStore) {
+    let (cluster, faulty) = (Cluster::new().await, FaultyStore::over(&store));
+    let operator = Operator::start(&cluster, faulty.clone()).await;
+    let key = approved(&cluster, "jazz").await;
+    operator.stop().await;
+    cluster.secret("jazz-oauth", "the secret after the rotation").await;
+    cluster.edit("jazz", json!({ "approved": false })).await;
+    let operator = Operator::start(&cluster, faulty).await;
+    cluster.wait("jazz", "says so", is("Approved", "False/Disapproved")).await;
+    cluster.ready("jazz").await;
+    operator.settled().await;
+    let reasons = cluster.events("jazz").await;
+    assert_eq!(reasons.iter().filter(|reason| *reason == "Disapproved").count(), 1, "{reasons:?}");
+    cluster.edit("jazz", json!({ "approved": true })).await;
+    cluster.wait("jazz", "Approved", is("Approved", "True/Approved")).await;
+    assert!(operator.admits(&key, "the secret after the rotation").await && !operator.admits(&key, SECRET).await);
+    operator.stop().await;
+}
