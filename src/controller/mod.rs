@@ -10,17 +10,18 @@ mod memory;
 mod observe;
 mod patch;
 mod reconcile;
+mod resync;
 mod scope;
 mod sweep;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::ListParams;
+use kube::api::{ListParams, PartialObjectMeta};
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
@@ -28,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::api::OAuthConsumer;
-use crate::consumer::{FingerprintKey, Owner, SecretLimits};
+use crate::consumer::{Failure, FingerprintKey, Owner, SecretLimits};
 use crate::hashing::HashPool;
 use crate::store::ConsumerStore;
 use crate::telemetry::{Metrics, Readiness};
@@ -76,6 +77,9 @@ pub struct Context {
 
 /// Reconciles in flight at most. Most of a reconcile is waiting; hashing has its own limit.
 const CONCURRENCY: usize = 16;
+
+/// Objects listed at a time.
+const PAGE: u32 = 500;
 
 /// How long the wait for the CRD pauses between two looks.
 const CRD_PAUSE: Duration = Duration::from_secs(2);
@@ -126,6 +130,7 @@ pub async fn run(
         scopes.push(scope);
     }
     tasks.spawn(sweep::run(ctx.clone(), scopes.clone(), shutdown.clone()));
+    tasks.spawn(resync::run(ctx.clone(), scopes.clone(), shutdown.clone()));
     tasks.spawn(announce(ctx, scopes, readiness, shutdown.clone()));
 
     let mut result = Ok(());
@@ -198,6 +203,34 @@ impl Context {
         self.known_hashes.retain(uids);
         self.own_writes.retain(uids);
         self.attempts.retain(uids);
+    }
+
+    /// The generations of all objects in scope, by UID: by complete, consistent lists, not from a cache.
+    async fn list(&self, scopes: &[Arc<Scope>]) -> Result<HashMap<String, i64>, Failure> {
+        let mut generations = HashMap::new();
+        for scope in scopes {
+            let api: Api<OAuthConsumer> = within(&self.client, scope.namespace.as_deref());
+            let mut params = ListParams::default().limit(PAGE);
+            loop {
+                let page = api.list_metadata(&params).await.map_err(|error| failure::api("list", "OAuthConsumers", &error))?;
+                let entry = |object: &PartialObjectMeta<_>| Some((object.uid()?, object.metadata.generation?));
+                generations.extend(page.items.iter().filter_map(entry));
+                match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                    Some(token) => params = params.continue_token(&token),
+                    None => break,
+                }
+            }
+        }
+        Ok(generations)
+    }
+
+    /// Whether the API server is still that of the cluster which the records belong to.
+    async fn is_same_cluster(&self) -> Result<bool, Failure> {
+        if !self.settings.cluster_id_is_uid {
+            return Ok(true);
+        }
+        let uid = cluster_uid(&self.client).await.map_err(|error| failure::api("get", "Namespace kube-system", &error))?;
+        Ok(uid == self.settings.cluster_id)
     }
 
     fn owner(&self, uid: &str) -> Owner {
