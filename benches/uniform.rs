@@ -109,6 +109,7 @@ async fn main() {
 /// Everything that was answered but the date, and the time in milliseconds.
 async fn ask(client: &mut SendRequest<Empty<Bytes>>, authorization: &str) -> (String, f64) {
     let request = Request::get("/signin").header(HOST, "signin").header(AUTHORIZATION, authorization).body(Empty::new()).unwrap();
+    client.ready().await.unwrap();
     let began = Instant::now();
     let response: Response<_> = client.send_request(request).await.unwrap();
     let (mut parts, body) = response.into_parts();

@@ -178,14 +178,14 @@ Y
 
 is_running() { kill -0 "$operator" 2>/dev/null; }
 is_gone() { ! is_running; }
-is_ready_or_gone() { curl -fs "$admin/readyz" | grep -qF '[+] watch ok' || is_gone; }
+is_ready_or_gone() { curl -fs "$admin/readyz" >/dev/null || is_gone; }
 
 start_operator() {
   typed "$program run --log-format text --store-url sqlite://$folder/store.db \\
-    --signin-addr 127.0.0.1:$signin_port --admin-addr 127.0.0.1:$admin_port &"
+    --signin-addr 127.0.0.1:$signin_port --admin-addr 127.0.0.1:$admin_port --sweep-period 5s &"
   start operator TERM env KUBECONFIG="$folder/operator.kubeconfig" \
     "$program" run --log-format text --store-url "sqlite://$folder/store.db" \
-    --signin-addr "127.0.0.1:$signin_port" --admin-addr "127.0.0.1:$admin_port"
+    --signin-addr "127.0.0.1:$signin_port" --admin-addr "127.0.0.1:$admin_port" --sweep-period 5s
   operator=${daemons[-1]}
   eventually 60 is_ready_or_gone || fail "the operator was not ready within a minute"
   try "curl -fs $admin/readyz"
@@ -357,6 +357,21 @@ a_bad_secret() {
   ok "an unusable secret is refused and explained; mended, the consumer signs in again with the same key"
 }
 
+break_glass() {
+  chapter "Break glass"
+  local nightly
+  nightly=$(key_of nightly-export)
+  tell "A secret has leaked, and suppose that the API server cannot be reached. revoke needs nothing but the store."
+  signs_in "$nightly" "$export_secret"
+  try "$program revoke $nightly --reason 'leaked, INC-1234' --store-url sqlite://$folder/store.db"
+  is_refused "$nightly" "$export_secret"
+  tell "It sticks, although Git still says approved; and the object says so, as soon as the controller has seen it."
+  try "kubectl wait --for=jsonpath='{.status.state}'=Revoked oauthconsumer/nightly-export --timeout=60s"
+  try "kubectl get oauthconsumer nightly-export -o wide"
+  [[ $out == *Revoked*False* ]] || fail "nightly-export was to be revoked, and not Ready"
+  ok "revoked in the store alone, it is refused at once and stays so"
+}
+
 remove() {
   chapter "Remove"
   local old=$key
@@ -383,7 +398,7 @@ remove() {
 reported() {
   local reasons reason
   reasons=$(kubectl get events -o jsonpath='{.items[*].reason}')
-  for reason in KeyGenerated Approved Disapproved SecretChanged SecretUnusable RecordRemoved; do
+  for reason in KeyGenerated Approved Disapproved SecretChanged SecretUnusable Revoked RecordRemoved; do
     [[ " $reasons " == *" $reason "* ]] || return 1
   done
 }
@@ -427,7 +442,7 @@ once_more() {
   try "kubectl wait --for=condition=Ready oauthconsumers --all --timeout=60s"
   try "kubectl get oauthconsumers"
   [ "$(key_of jazz)" = "$key" ] || fail "after the restart jazz has another key than $key"
-  signs_in "$(key_of nightly-export)" "$(secret_of nightly-export EXPORT_OAUTH_SECRET)"
+  is_refused "$(key_of nightly-export)" "$(secret_of nightly-export EXPORT_OAUTH_SECRET)"
   ok "started again, the operator knows them all by the same keys"
 }
 
@@ -487,6 +502,7 @@ approve
 edit
 disapprove
 a_bad_secret
+break_glass
 remove
 looking_back
 the_end
