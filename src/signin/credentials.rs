@@ -5,7 +5,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::percent_decode;
 
-use crate::consumer::{ConsumerKey, SecretValue};
+use crate::consumer::{ConsumerKey, SecretLimits, SecretValue};
 
 /// A consumer key and the secret presented with it, in the readings that the standards allow. All readings together are
 /// one attempt.
@@ -53,7 +53,7 @@ impl Credentials {
             };
             once(seen, form_decoded(value))?;
         }
-        Some(Self { key: key(id?)?, secrets: vec![SecretValue::presented(secret?)] })
+        Self::of(id?, [secret?])
     }
 
     /// [RFC 7617](https://www.rfc-editor.org/rfc/rfc7617). The secret is form-decoded, as
@@ -62,22 +62,20 @@ impl Credentials {
     fn basic(token: &[u8]) -> Option<Self> {
         let decoded = STANDARD.decode(token).ok()?;
         let (id, secret) = split_once(&decoded, b':')?;
-        let readings = [form_decoded(secret), secret.to_vec()];
-        let distinct = if readings[0] == readings[1] { 1 } else { 2 };
-        Some(Self {
-            // A key has no character that form-encoding would change, but an encoder may have encoded more than it had to.
-            key: key(form_decoded(id))?,
-            secrets: readings.into_iter().take(distinct).map(SecretValue::presented).collect(),
-        })
+        // A key has no character that form-encoding would change, but an encoder may have encoded more than it had to.
+        let id = form_decoded(id);
+        let decoded = form_decoded(secret);
+        if decoded == secret { Self::of(id, [decoded]) } else { Self::of(id, [decoded, secret.to_vec()]) }
     }
 
     /// OAuth 1.0 with the signature method `PLAINTEXT`
     /// ([RFC 5849 §3.5.1](https://www.rfc-editor.org/rfc/rfc5849#section-3.5.1) and
     /// [§3.4.4](https://www.rfc-editor.org/rfc/rfc5849#section-3.4.4)): the signature is the encoded secret, `&`, and the
     /// encoded token secret, which has to be empty, as there is no token. Other methods need the plain secret on our side.
-    fn plaintext(mut rest: &[u8]) -> Option<Self> {
+    fn plaintext(list: &[u8]) -> Option<Self> {
         let (mut consumer, mut method, mut signature) = (None, None, None);
         let (mut version, mut token) = (None, None);
+        let mut rest = after_commas(list);
         while !rest.is_empty() {
             let (name, value, next) = parameter(rest)?;
             rest = next;
@@ -89,7 +87,9 @@ impl Credentials {
                 b"oauth_token" => &mut token,
                 _ => continue,
             };
-            once(seen, percent_decode(value).collect())?;
+            // Percent-encoding leaves no backslash; one that is there could be itself, or HTTP's escape of what follows.
+            let is_plain = !value.contains(&b'\\');
+            once(seen, is_plain.then(|| percent_decode(value).collect())?)?;
         }
         let signature = signature?;
         let secret = signature.strip_suffix(b"&").filter(|secret| !secret.contains(&b'&'))?;
@@ -98,12 +98,16 @@ impl Credentials {
         if !is_plaintext || !is_version_1 || token.is_some_and(|token| !token.is_empty()) {
             return None;
         }
-        Some(Self { key: key(consumer?)?, secrets: vec![SecretValue::presented(percent_decode(secret).collect())] })
+        Self::of(consumer?, [percent_decode(secret).collect()])
     }
-}
 
-fn key(bytes: Vec<u8>) -> Option<ConsumerKey> {
-    ConsumerKey::parse(&String::from_utf8(bytes).ok()?).ok()
+    /// No secret is longer than [`SecretLimits`] allow: what is, costs neither a hash nor the room to wait for one.
+    fn of<const N: usize>(key: Vec<u8>, readings: [Vec<u8>; N]) -> Option<Self> {
+        let key = ConsumerKey::parse(&String::from_utf8(key).ok()?).ok()?;
+        let could_be = |reading: &Vec<u8>| reading.len() <= SecretLimits::default().max;
+        let secrets: Vec<_> = readings.into_iter().filter(could_be).map(SecretValue::presented).collect();
+        (!secrets.is_empty()).then_some(Self { key, secrets })
+    }
 }
 
 /// Keeps a value that has not been seen before: two of a kind could be read one way by us and the other way by somebody else.
@@ -116,13 +120,30 @@ fn split_once(bytes: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
     Some((&bytes[..at], &bytes[at + 1..]))
 }
 
-/// The first of a list of `name="value"`, and the rest of the list. White space around the commas is allowed.
+/// The first of a list of `name="value"`, and the rest of the list
+/// ([RFC 9110 §11.2](https://www.rfc-editor.org/rfc/rfc9110#section-11.2)). White space is allowed around `=` and commas; a
+/// value may hold commas, and quotes after a backslash. It has to be quoted, as RFC 5849 says.
 fn parameter(list: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let (name, rest) = split_once(list, b'=')?;
-    let (value, rest) = split_once(rest.strip_prefix(b"\"")?, b'"')?;
-    let rest = rest.trim_ascii_start();
-    let rest = if rest.is_empty() { rest } else { rest.strip_prefix(b",")?.trim_ascii_start() };
-    Some((name.trim_ascii(), value, rest))
+    let name = name.trim_ascii_end();
+    let quoted = rest.trim_ascii_start().strip_prefix(b"\"")?;
+    let mut is_escaped = false;
+    let end = quoted.iter().position(|byte| {
+        let is_end = *byte == b'"' && !is_escaped;
+        is_escaped = *byte == b'\\' && !is_escaped;
+        is_end
+    })?;
+    let (value, rest) = (&quoted[..end], quoted[end + 1..].trim_ascii_start());
+    // A name is a token: else what stands before it would vanish, as a parameter without its quotes.
+    let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    let is_sound = !name.is_empty() && name.iter().all(is_token) && (rest.is_empty() || rest.starts_with(b","));
+    is_sound.then(|| (name, value, after_commas(rest)))
+}
+
+/// Elements of a list may be empty ([RFC 9110 §5.6.1.2](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.1.2)).
+fn after_commas(list: &[u8]) -> &[u8] {
+    let start = list.iter().position(|byte| !b", \t".contains(byte)).unwrap_or(list.len());
+    &list[start..]
 }
 
 /// `application/x-www-form-urlencoded`: a plus is a space, `%XX` a byte.
@@ -137,17 +158,37 @@ mod tests {
 
     const KEY: &str = "0b9f3f4e-1111-5222-8333-444455556666";
 
-    fn read(values: &[&[u8]]) -> Option<(String, Vec<Vec<u8>>)> {
+    /// The key, and the readings of the secret.
+    type Read = Option<(String, Vec<Vec<u8>>)>;
+
+    fn shown(credentials: Option<Credentials>) -> Read {
+        let Credentials { key, secrets } = credentials?;
+        Some((key.to_string(), secrets.iter().map(|secret| secret.expose().to_vec()).collect()))
+    }
+
+    fn read(values: &[&[u8]]) -> Read {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(header::AUTHORIZATION, axum::http::HeaderValue::from_bytes(value).unwrap());
         }
-        let credentials = Credentials::from_headers(&headers)?;
-        Some((credentials.key.to_string(), credentials.secrets.iter().map(|secret| secret.expose().to_vec()).collect()))
+        shown(Credentials::from_headers(&headers))
     }
 
     fn basic(pair: &str) -> Vec<u8> {
         format!("Basic {}", STANDARD.encode(pair)).into_bytes()
+    }
+
+    fn oauth(parameters: &str) -> Read {
+        read(&[format!("OAuth {parameters}").as_bytes()])
+    }
+
+    fn form(body: &str) -> Read {
+        shown(Credentials::from_form(body.as_bytes()))
+    }
+
+    /// [`KEY`] and one reading.
+    fn key_and(secret: &str) -> (String, Vec<Vec<u8>>) {
+        (KEY.into(), vec![secret.into()])
     }
 
     #[test]
@@ -161,10 +202,22 @@ mod tests {
     }
 
     #[test]
+    fn a_key_may_be_form_encoded() {
+        let encoded = KEY.replace('-', "%2d");
+        assert_eq!(read(&[&basic(&format!("{encoded}:secret"))]), Some(key_and("secret")));
+        assert_eq!(form(&format!("client_id={encoded}&client_secret=secret")), Some(key_and("secret")));
+    }
+
+    #[test]
     fn the_scheme_is_read_in_any_case() {
         let header = basic(&format!("{KEY}:secret"));
-        let lower = [b"basic", &header[5..]].concat();
-        assert!(read(&[&lower]).is_some());
+        for scheme in [&b"basic"[..], b"BASIC", b"bAsIc"] {
+            assert_eq!(read(&[&[scheme, &header[5..]].concat()]), Some(key_and("secret")));
+        }
+        let list = format!(r#"oauth_consumer_key="{KEY}",oauth_signature_method="PLAINTEXT",oauth_signature="secret%26""#);
+        for scheme in ["oauth", "OAUTH", "oAuth"] {
+            assert_eq!(read(&[format!("{scheme} {list}").as_bytes()]), Some(key_and("secret")));
+        }
     }
 
     #[test]
@@ -172,6 +225,8 @@ mod tests {
         let good = basic(&format!("{KEY}:secret"));
         assert!(read(&[]).is_none());
         assert!(read(&[&good, &good]).is_none(), "two headers");
+        let unpadded = basic(&format!("{KEY}:secret!"));
+        let unpadded = unpadded.strip_suffix(b"=").unwrap();
         for bad in [
             &b"Basic"[..],
             b"Basic ",
@@ -183,8 +238,167 @@ mod tests {
             &basic(":secret"),
             &basic("key with spaces:secret"),
             &[b"Basic ", STANDARD.encode(b"\xff\xff\xff\xff\xff\xff\xff\xff:x").as_bytes()].concat(),
+            &[b"Basic\t", &good[6..]].concat(),
+            &[&good, &b", "[..], &good].concat(),
+            &[&good, &b" x"[..]].concat(),
+            unpadded,
         ] {
             assert!(read(&[bad]).is_none(), "{}", String::from_utf8_lossy(bad));
         }
+    }
+
+    #[test]
+    fn plaintext_is_read_however_it_is_written() {
+        let (k, m, s) = (
+            &format!(r#"oauth_consumer_key="{KEY}""#),
+            r#"oauth_signature_method="PLAINTEXT""#,
+            r#"oauth_signature="secret%26""#,
+        );
+        for list in [
+            format!("{k}, {m}, {s}"),
+            format!("{s}, {k}, {m}"),
+            format!("{m},{s},{k}"),
+            format!("{k} \t,\t {m}\t,{s}"),
+            format!(r#"{k}, {m}, {s}, oauth_timestamp="1800000000", oauth_nonce="4711", oauth_version="1.0""#),
+            format!(r#"oauth_token="", {k}, {m}, {s}"#),
+            // Encoded more than it has to be.
+            format!(r#"oauth%5Fconsumer_key="{}", {m}, {s}"#, KEY.replace('-', "%2D")),
+            format!(r#"{k}, oauth_signature%5fmethod="%50LAINTEXT", oauth_version="1%2E0", {s}"#),
+            // And less.
+            format!(r#"{k}, {m}, oauth_signature="secret&""#),
+            // What RFC 9110 says of lists and parameters: white space around `=`, empty elements.
+            format!(r#"{k}, {m}, oauth_signature = "secret%26""#),
+            format!(",, {k} , , {m},{s}, "),
+            // Parameters that are none of ours, with all that a quoted string may hold.
+            format!(r#"realm="Photos", {k}, {m}, {s}"#),
+            format!(r#"{k}, realm="a, b", {m}, {s}"#),
+            format!(r#"realm="a, oauth_token=\"nonempty\", b", {k}, {m}, {s}"#),
+            format!(r#"realm="ends with a backslash\\", {k}, {m}, {s}"#),
+            format!(r#"realm="", {k}, {m}, {s}"#),
+            format!("realm=\"ü\u{1F3B7} = ;\", {k}, {m}, {s}"),
+            // Names are compared as they are: RFC 5849 says so.
+            format!(r#"OAUTH_TOKEN="another parameter", {k}, {m}, {s}"#),
+        ] {
+            assert_eq!(oauth(&list), Some(key_and("secret")), "{list}");
+        }
+    }
+
+    #[test]
+    fn other_signatures_are_no_credentials() {
+        let (k, m, s) = (
+            &format!(r#"oauth_consumer_key="{KEY}""#),
+            r#"oauth_signature_method="PLAINTEXT""#,
+            r#"oauth_signature="secret%26""#,
+        );
+        let with_method = |method: &str| format!(r#"{k}, oauth_signature_method="{method}", {s}"#);
+        let signed = |signature: &str| format!(r#"{k}, {m}, oauth_signature="{signature}""#);
+        for list in [
+            // A method that needs the plain secret on our side, or is none.
+            with_method("HMAC-SHA1"),
+            with_method("HMAC-SHA256"),
+            with_method("RSA-SHA1"),
+            with_method("plaintext"),
+            with_method(""),
+            // A token, or the secret of one.
+            format!(r#"{k}, {m}, {s}, oauth_token="nnch734d00sl2jdk""#),
+            signed("secret%26token-secret"),
+            signed("secret&token-secret"),
+            signed("se%26cret%26"),
+            signed("secret%26%26"),
+            // No end of the secret.
+            signed("secret"),
+            signed(""),
+            // Missing.
+            format!("{m}, {s}"),
+            format!("{k}, {s}"),
+            format!("{k}, {m}"),
+            String::new(),
+            ",".into(),
+            // Twice, also if it is the same, or written otherwise.
+            format!("{k}, {k}, {m}, {s}"),
+            format!("{k}, {m}, {s}, {s}"),
+            format!(r#"{k}, {m}, {s}, oauth_signature%5Fmethod="PLAINTEXT""#),
+            format!(r#"{k}, {m}, {s}, oauth_token="", oauth_token="""#),
+            // Another version.
+            format!(r#"{k}, {m}, {s}, oauth_version="2.0""#),
+            format!(r#"{k}, {m}, {s}, oauth_version="""#),
+            format!(r#"{k}, {m}, {s}, oauth_version="1""#),
+            // Not a list of quoted parameters.
+            format!("oauth_consumer_key={KEY}, {m}, {s}"),
+            format!("{k}, oauth_signature_method=PLAINTEXT, {s}"),
+            format!("realm=Photos, {k}, {m}, {s}"),
+            format!("{k} {m} {s}"),
+            format!("{k}; {m}; {s}"),
+            format!("{k}, {m}, {s} and more"),
+            format!("{k}, {m}, {s}, more"),
+            format!(r#"{k}, {m}, {s}, ="x""#),
+            format!("'{k}', {m}, {s}"),
+            s.trim_end_matches('"').into(),
+            format!("{k}, {m}, oauth_signature=\"secret%26"),
+            // What one reader skips, another takes for a parameter.
+            format!(r#"x, oauth_token="nonempty", {k}, {m}, {s}"#),
+            format!(r#"realm="x" oauth_token="nonempty", {k}, {m}, {s}"#),
+            format!(r#"realm="x\", {k}, {m}, {s}"#),
+            signed(r"sec\ret%26"),
+            format!(r#"oauth_token="\", {k}, {m}, {s}"#),
+            // A key that cannot be one.
+            format!(r#"oauth_consumer_key="short", {m}, {s}"#),
+            format!(r#"oauth_consumer_key="{KEY} ", {m}, {s}"#),
+            format!(r#"oauth_consumer_key="%00{KEY}", {m}, {s}"#),
+            format!(r#"oauth_consumer_key="%FF{KEY}", {m}, {s}"#),
+        ] {
+            assert_eq!(oauth(&list), None, "{list}");
+        }
+        assert_eq!(read(&[format!("OAuth\t{k},{m},{s}").as_bytes()]), None);
+        assert_eq!(read(&[format!("OAuth{k},{m},{s}").as_bytes()]), None);
+    }
+
+    #[test]
+    fn a_form_has_one_key_and_one_secret() {
+        for body in [
+            format!("client_id={KEY}&client_secret=secret"),
+            format!("client_secret=secret&client_id={KEY}"),
+            format!("grant_type=client_credentials&client_id={KEY}&client_secret=secret&scope=a+b"),
+            format!("&&client_id={KEY}&&client_secret=secret&"),
+            format!("client%5Fid={KEY}&client_secret=s%65cret"),
+            format!("scope&=&%&client_id={KEY}&client_secret=secret"),
+        ] {
+            assert_eq!(form(&body), Some(key_and("secret")), "{body}");
+        }
+        assert_eq!(form(&format!("client_id={KEY}&client_secret=a+b%2Bc%2")), Some(key_and("a b+c%2")));
+        assert_eq!(form(&format!("client_id={KEY}&client_secret=a=b:c")), Some(key_and("a=b:c")));
+        assert_eq!(form(&format!("client_id={KEY}&client_secret")), Some(key_and("")));
+        for body in [
+            String::new(),
+            "&".into(),
+            "=".into(),
+            format!("client_id={KEY}"),
+            "client_secret=secret".into(),
+            format!("client_id={KEY}&client_id={KEY}&client_secret=secret"),
+            format!("client_id={KEY}&client_secret=secret&client_secret=secret"),
+            format!("client_id={KEY}&client_secret=secret&client%5fsecret="),
+            format!("client_id=&client_id={KEY}&client_secret=secret"),
+            format!("client_id={KEY}+&client_secret=secret"),
+            format!("client_id={KEY}%00&client_secret=secret"),
+            format!("client_id=%ff{KEY}&client_secret=secret"),
+            format!("CLIENT_ID={KEY}&client_secret=secret"),
+            format!("client_id={KEY};client_secret=secret"),
+            format!(r#"{{"client_id":"{KEY}","client_secret":"secret"}}"#),
+        ] {
+            assert_eq!(form(&body), None, "{body}");
+        }
+    }
+
+    #[test]
+    fn what_is_longer_than_any_secret_is_none() {
+        let (longest, longer) = ("x".repeat(512), "x".repeat(513));
+        let list = |secret: &str| {
+            format!(r#"oauth_consumer_key="{KEY}", oauth_signature_method="PLAINTEXT", oauth_signature="{secret}%26""#)
+        };
+        let body = |secret: &str| format!("client_id={KEY}&client_secret={secret}");
+        let pair = |secret: &str| read(&[&basic(&format!("{KEY}:{secret}"))]);
+        assert_eq!([pair(&longest), oauth(&list(&longest)), form(&body(&longest))], [(); 3].map(|()| Some(key_and(&longest))));
+        assert_eq!([pair(&longer), oauth(&list(&longer)), form(&body(&longer))], [None, None, None]);
+        assert_eq!(pair(&"%78".repeat(512)), Some(key_and(&longest)), "literally it is too long");
     }
 }
