@@ -4,12 +4,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use axum::{Extension, Router};
+use futures::StreamExt;
 use tokio::time::timeout;
 
 use super::{Consumer, Credentials, Verdict, Verifier};
@@ -89,11 +90,23 @@ fn sends_form(method: &Method, path: &str, headers: &HeaderMap) -> bool {
         && headers.get(header::CONTENT_TYPE).is_some_and(is_form)
 }
 
+/// Copies what it reads: a piece of a body keeps the whole buffer that it was received in, and a client chooses how small the
+/// pieces are.
 async fn form(body: Body) -> Result<Option<Credentials>, Response> {
-    match to_bytes(body, FORM_LIMIT).await {
-        Ok(bytes) => Ok(Credentials::from_form(&bytes)),
-        Err(_) => Err(no_store(StatusCode::PAYLOAD_TOO_LARGE.into_response())),
+    let too_large = || no_store(StatusCode::PAYLOAD_TOO_LARGE.into_response());
+    if body.size_hint().lower() > FORM_LIMIT as u64 {
+        return Err(too_large());
     }
+    let mut form = Vec::new();
+    let mut pieces = body.into_data_stream();
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.map_err(|_| no_store(StatusCode::BAD_REQUEST.into_response()))?;
+        if form.len() + piece.len() > FORM_LIMIT {
+            return Err(too_large());
+        }
+        form.extend_from_slice(&piece);
+    }
+    Ok(Credentials::from_form(&form))
 }
 
 fn allowed(consumer: &Consumer) -> Response {
@@ -129,4 +142,84 @@ fn unavailable() -> Response {
 fn no_store(mut response: Response) -> Response {
     response.headers_mut().insert(header::CACHE_CONTROL, NO_STORE);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::body::Bytes;
+    use futures::stream;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::consumer::HashCost;
+    use crate::hashing::HashPool;
+    use crate::signin::Settings;
+
+    const FORM: &[u8] = b"client_id=0b9f3f4e-1111-5222-8333-444455556666&client_secret=secret&padding=";
+
+    async fn status(body: Body) -> Result<bool, StatusCode> {
+        form(body).await.map(|credentials| credentials.is_some()).map_err(|refusal| refusal.status())
+    }
+
+    fn pieces(pieces: impl Iterator<Item = &'static [u8]> + Send + 'static) -> Body {
+        Body::from_stream(stream::iter(pieces.map(Ok::<_, std::io::Error>)))
+    }
+
+    /// A byte in a buffer of its own, which says how many of those there are.
+    struct Piece(u8, Arc<AtomicUsize>);
+
+    impl AsRef<[u8]> for Piece {
+        fn as_ref(&self) -> &[u8] {
+            std::slice::from_ref(&self.0)
+        }
+    }
+
+    impl Drop for Piece {
+        fn drop(&mut self) {
+            self.1.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_form_in_small_pieces_keeps_no_buffers() {
+        let (held, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (count, peak) = (held.clone(), most.clone());
+        let body = stream::iter(FORM).map(move |byte| {
+            peak.fetch_max(count.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            Ok::<_, std::io::Error>(Bytes::from_owner(Piece(*byte, count.clone())))
+        });
+        assert_eq!(status(Body::from_stream(body)).await, Ok(true));
+        assert_eq!((held.load(Ordering::SeqCst), most.load(Ordering::SeqCst)), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn a_form_is_read_up_to_its_limit() {
+        let padded = |length: usize| [FORM, &vec![b'x'; length - FORM.len()]].concat();
+        assert_eq!(status(padded(FORM_LIMIT).into()).await, Ok(true));
+        assert_eq!(status(padded(FORM_LIMIT + 1).into()).await, Err(StatusCode::PAYLOAD_TOO_LARGE));
+        assert_eq!(status(pieces(std::iter::repeat(FORM))).await, Err(StatusCode::PAYLOAD_TOO_LARGE), "a body without end");
+    }
+
+    #[tokio::test]
+    async fn a_form_that_breaks_off_is_no_form() {
+        let broken = stream::iter([Ok(FORM), Err(std::io::Error::other("the client has gone"))]);
+        assert_eq!(status(Body::from_stream(broken)).await, Err(StatusCode::BAD_REQUEST));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_form_that_does_not_arrive_is_given_up() {
+        let cheap = HashCost { memory: 32, passes: 1, lanes: 1 };
+        let (metrics, hashing) = (Arc::new(Metrics::default()), HashPool::new(1, cheap));
+        let verifier = Verifier::new(Arc::new(OnceLock::new()), Settings::default(), hashing, metrics.clone()).await.unwrap();
+        let half = stream::iter([Ok::<_, std::io::Error>(FORM)]).chain(stream::pending());
+        let request = Request::post("/signin")
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .extension(Peer(IpAddr::from([127, 0, 0, 1])))
+            .body(Body::from_stream(half));
+        let response = routes(Arc::new(verifier), metrics).oneshot(request.unwrap()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::REQUEST_TIMEOUT);
+    }
 }

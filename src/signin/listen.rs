@@ -104,3 +104,79 @@ where
         debug!(%error, "a connection ended");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use axum::routing::any;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    const PEER: Peer = Peer(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST));
+    const HALF_A_HEAD: &[u8] = b"GET /signin HTTP/1.1\r\nauthorization: Bas";
+
+    // Time is paused: it goes on at once when all that is left to do is to wait for it.
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_stops_in_the_middle_of_a_head_is_left() {
+        let (mut client, server) = duplex(1 << 16);
+        client.write_all(HALF_A_HEAD).await.unwrap();
+        let graceful = GracefulShutdown::new();
+        let served = connection(server, PEER, Router::new(), graceful.watcher());
+        timeout(IDLE * 2, served).await.expect("the connection is still open");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_its_head_byte_by_byte_is_left() {
+        let (mut client, server) = duplex(1 << 16);
+        let graceful = GracefulShutdown::new();
+        let served = connection(server, PEER, Router::new(), graceful.watcher());
+        let sending = async {
+            for byte in HALF_A_HEAD.iter().cycle() {
+                let _ = client.write_all(&[*byte]).await;
+                sleep(IDLE / 10).await;
+            }
+        };
+        tokio::select! {
+            served = timeout(IDLE * 2, served) => served.expect("the connection is still open"),
+            () = sending => unreachable!("it sends for ever"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_keeps_its_connection_idle_is_left() {
+        let (mut client, server) = duplex(1 << 16);
+        client.write_all(b"GET /signin HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        let graceful = GracefulShutdown::new();
+        let served = connection(server, PEER, Router::new(), graceful.watcher());
+        timeout(IDLE * 2, served).await.expect("the connection is still open");
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 404 "), "{}", String::from_utf8_lossy(&answer));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_who_stalls_keeps_it_from_ending() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (shutdown, asked) = (CancellationToken::new(), Arc::new(tokio::sync::Notify::new()));
+        let asks = asked.clone();
+        let never = any(move || async move {
+            asks.notify_one();
+            std::future::pending::<()>().await;
+        });
+        let serving = tokio::spawn(serve(listener, None, Router::new().route("/never", never), shutdown.clone()));
+        let mut clients = Vec::new();
+        for sent in [&b""[..], HALF_A_HEAD, b"GET /never HTTP/1.1\r\n\r\n"] {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(sent).await.unwrap();
+            clients.push(client);
+        }
+        asked.notified().await;
+        shutdown.cancel();
+        timeout(GRACE * 2, serving).await.expect("it still serves").unwrap();
+    }
+}
