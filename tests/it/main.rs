@@ -6,6 +6,7 @@
 
 mod closing;
 mod crd;
+mod credentials;
 mod decisions;
 mod economy;
 mod edges;

@@ -3,6 +3,7 @@
 mod check;
 mod cluster;
 mod companion;
+pub mod corpus;
 mod operator;
 mod proxy;
 mod records;
