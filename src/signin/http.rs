@@ -23,6 +23,7 @@ const CONSUMER_NAMESPACE: HeaderName = HeaderName::from_static("x-oauth-consumer
 /// Seconds after which asking again makes sense when the store does not answer.
 const SOON: HeaderValue = HeaderValue::from_static("1");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"OAuth consumers\", charset=\"UTF-8\"");
 
@@ -53,11 +54,13 @@ async fn check(
 ) -> Response {
     let begun = Instant::now();
     let (parts, body) = request.into_parts();
-    let credentials = if sends_form(&parts.method, parts.uri.path(), &parts.headers) {
+    let sends_form = sends_form(&parts.method, parts.uri.path(), &parts.headers);
+    let is_left_unread = !sends_form && !body.is_end_stream();
+    let credentials = if sends_form {
         match timeout(FORM_PATIENCE, form(body)).await {
             Ok(Ok(credentials)) => credentials,
-            Ok(Err(refusal)) => return refusal,
-            Err(_) => return no_store(StatusCode::REQUEST_TIMEOUT.into_response()),
+            Ok(Err(status)) => return closing(no_store(status.into_response())),
+            Err(_) => return closing(no_store(StatusCode::REQUEST_TIMEOUT.into_response())),
         }
     } else {
         Credentials::from_headers(&parts.headers)
@@ -74,7 +77,7 @@ async fn check(
         Verdict::Unavailable => (CheckOutcome::Unavailable, unavailable()),
     };
     metrics.checked(outcome);
-    response
+    if is_left_unread { closing(response) } else { response }
 }
 
 /// Whether the credentials are in the body: only of a form that is posted to the check itself, because any other request may
@@ -92,17 +95,16 @@ fn sends_form(method: &Method, path: &str, headers: &HeaderMap) -> bool {
 
 /// Copies what it reads: a piece of a body keeps the whole buffer that it was received in, and a client chooses how small the
 /// pieces are.
-async fn form(body: Body) -> Result<Option<Credentials>, Response> {
-    let too_large = || no_store(StatusCode::PAYLOAD_TOO_LARGE.into_response());
+async fn form(body: Body) -> Result<Option<Credentials>, StatusCode> {
     if body.size_hint().lower() > FORM_LIMIT as u64 {
-        return Err(too_large());
+        return Err(StatusCode::PAYLOAD_TOO_LARGE);
     }
     let mut form = Vec::new();
     let mut pieces = body.into_data_stream();
     while let Some(piece) = pieces.next().await {
-        let piece = piece.map_err(|_| no_store(StatusCode::BAD_REQUEST.into_response()))?;
+        let piece = piece.map_err(|_| StatusCode::BAD_REQUEST)?;
         if form.len() + piece.len() > FORM_LIMIT {
-            return Err(too_large());
+            return Err(StatusCode::PAYLOAD_TOO_LARGE);
         }
         form.extend_from_slice(&piece);
     }
@@ -144,6 +146,12 @@ fn no_store(mut response: Response) -> Response {
     response
 }
 
+/// The connection ends with a body that nobody reads; said so, because a gateway would use it again.
+fn closing(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CONNECTION, CLOSE);
+    response
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::OnceLock;
@@ -161,7 +169,7 @@ mod tests {
     const FORM: &[u8] = b"client_id=0b9f3f4e-1111-5222-8333-444455556666&client_secret=secret&padding=";
 
     async fn status(body: Body) -> Result<bool, StatusCode> {
-        form(body).await.map(|credentials| credentials.is_some()).map_err(|refusal| refusal.status())
+        form(body).await.map(|credentials| credentials.is_some())
     }
 
     fn pieces(pieces: impl Iterator<Item = &'static [u8]> + Send + 'static) -> Body {

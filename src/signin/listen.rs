@@ -14,7 +14,7 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,10 @@ const CONNECTIONS: usize = 4_096;
 /// How long a connection may be idle, and how long a client may take to send the head of a request. Longer than gateways keep
 /// theirs, so that they close first and nothing is lost.
 const IDLE: Duration = Duration::from_secs(75);
+
+/// How long a connection may go without a new request. Clients that ask nothing are left after [`IDLE`], and answers take
+/// seconds: after this, it can only be that the client does not read them.
+const STUCK: Duration = Duration::from_secs(150);
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -91,17 +95,25 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let routes = TowerToHyperService::new(routes);
+    let (asked, mut asks) = watch::channel(());
     let service = service_fn(move |mut request: Request<Incoming>| {
+        asked.send_replace(());
         request.extensions_mut().insert(peer);
         routes.call(request)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(IDLE)
+        .max_header_size(HEAD)
+        // This alone would let through what fits into the last buffer that is read.
         .max_buf_size(HEAD)
         .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = watcher.watch(connection).await {
-        debug!(%error, "a connection ended");
+    let asking = async { while let Ok(Ok(())) = timeout(STUCK, asks.changed()).await {} };
+    tokio::select! {
+        ended = watcher.watch(connection) => if let Err(error) = ended {
+            debug!(%error, "a connection ended");
+        },
+        () = asking => debug!("a client did not read its answers"),
     }
 }
 
@@ -122,18 +134,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_stops_in_the_middle_of_a_head_is_left() {
-        let (mut client, server) = duplex(1 << 16);
+        let (mut client, socket) = duplex(1 << 16);
         client.write_all(HALF_A_HEAD).await.unwrap();
         let graceful = GracefulShutdown::new();
-        let served = connection(server, PEER, Router::new(), graceful.watcher());
-        timeout(IDLE * 2, served).await.expect("the connection is still open");
+        let served = connection(socket, PEER, Router::new(), graceful.watcher());
+        timeout(IDLE * 3 / 2, served).await.expect("the connection is still open");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_sends_its_head_byte_by_byte_is_left() {
-        let (mut client, server) = duplex(1 << 16);
+        let (mut client, socket) = duplex(1 << 16);
         let graceful = GracefulShutdown::new();
-        let served = connection(server, PEER, Router::new(), graceful.watcher());
+        let served = connection(socket, PEER, Router::new(), graceful.watcher());
         let sending = async {
             for byte in HALF_A_HEAD.iter().cycle() {
                 let _ = client.write_all(&[*byte]).await;
@@ -141,21 +153,36 @@ mod tests {
             }
         };
         tokio::select! {
-            served = timeout(IDLE * 2, served) => served.expect("the connection is still open"),
+            ended = timeout(IDLE * 3 / 2, served) => ended.expect("the connection is still open"),
             () = sending => unreachable!("it sends for ever"),
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_keeps_its_connection_idle_is_left() {
-        let (mut client, server) = duplex(1 << 16);
+        let (mut client, socket) = duplex(1 << 16);
         client.write_all(b"GET /signin HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
         let graceful = GracefulShutdown::new();
-        let served = connection(server, PEER, Router::new(), graceful.watcher());
-        timeout(IDLE * 2, served).await.expect("the connection is still open");
+        let served = connection(socket, PEER, Router::new(), graceful.watcher());
+        timeout(IDLE * 3 / 2, served).await.expect("the connection is still open");
         let mut answer = Vec::new();
         client.read_to_end(&mut answer).await.unwrap();
         assert!(answer.starts_with(b"HTTP/1.1 404 "), "{}", String::from_utf8_lossy(&answer));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_read_its_answers_is_left() {
+        let (mut client, socket) = duplex(1 << 10);
+        let graceful = GracefulShutdown::new();
+        let served = connection(socket, PEER, Router::new(), graceful.watcher());
+        let asking = async {
+            while client.write_all(b"GET /signin HTTP/1.1\r\nhost: a\r\n\r\n").await.is_ok() {}
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            ended = timeout(STUCK * 2, served) => ended.expect("the connection is still open"),
+            () = asking => unreachable!("it reads nothing"),
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,6 +8,7 @@ mod operator;
 mod proxy;
 mod records;
 mod stores;
+pub mod wire;
 
 pub use check::{Answer, Check, basic, send, unlimited};
 pub use cluster::{Cluster, condition, eventually, is, kubeconfig, kubectl, says};
