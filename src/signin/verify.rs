@@ -128,20 +128,21 @@ impl Verifier {
     /// to guess.
     pub async fn check(&self, credentials: Credentials, caller: Caller) -> Verdict {
         let presented: Vec<_> = credentials.secrets.iter().map(|secret| self.fingerprints.of(secret)).collect();
-        if self.directory.is_current()
-            && let Some(entry) = self.directory.get(&credentials.key)
-            && entry.opens_to(&presented)
-        {
-            return Verdict::Allowed(entry);
-        }
-        if let Err(Exhausted(pause)) = self.misses_by_caller.take(caller) {
+        // In this order: what is got after the proof is what was proved, or newer.
+        let is_current = self.directory.is_current();
+        let is_known = match self.directory.get(&credentials.key).filter(|entry| entry.opens_to(&presented)) {
+            Some(entry) if is_current => return Verdict::Allowed(entry),
+            known => known.is_some(),
+        };
+        // Whoever has the right secret does not guess, also when it has to be asked whether it still signs in.
+        if !is_known && let Err(Exhausted(pause)) = self.misses_by_caller.take(caller) {
             return Verdict::Limited(pause);
         }
         let verdict = self.find(credentials, &presented, caller).await.unwrap_or_else(|error| {
             debug!(%error, "a sign-in could not be checked");
             Verdict::Unavailable
         });
-        if !matches!(verdict, Verdict::Refused) {
+        if !is_known && !matches!(verdict, Verdict::Refused) {
             self.misses_by_caller.give_back(&caller);
         }
         verdict

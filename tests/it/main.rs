@@ -17,6 +17,7 @@ mod gateways;
 mod hostile;
 mod lifecycle;
 mod memory;
+mod limits;
 mod program;
 mod races;
 mod restores;
