@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
+use rustix::process::nice;
 use tokio::sync::oneshot;
 
 use crate::consumer::{HashCost, HashMemory, Phc, PhcError, SecretValue};
@@ -31,6 +32,10 @@ pub enum HashError {
     Interrupted,
 }
 
+/// How much the threads yield to others, from 0 to 19
+/// ([sched(7)](https://man7.org/linux/man-pages/man7/sched.7.html), "The nice value": on Linux each thread has its own).
+const YIELDING: i32 = 10;
+
 type Job = Box<dyn FnOnce(&mut HashMemory) + Send>;
 
 // === impl HashPool ===
@@ -47,6 +52,8 @@ impl HashPool {
         for _ in 0..threads {
             let queue = queue.clone();
             thread::spawn(move || {
+                // Hashes take what is left of the cores: those who need none must not wait for those who do. Best effort.
+                let _ = nice(YIELDING);
                 let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
                 let mut memory = HashMemory::default();
                 while let Ok(job) = next() {
