@@ -37,6 +37,7 @@ impl OAuthConsumer {
             // The schema lets only well-formed keys in.
             adopted_key: spec.consumer_key.as_deref().and_then(|key| ConsumerKey::parse(key).ok()),
             published_key: self.status.as_ref().and_then(|status| status.consumer_key.clone()),
+            says_revoked: self.status.as_ref().is_some_and(|status| status.state == Some(PublishedState::Revoked)),
         }
     }
 }

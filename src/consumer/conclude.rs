@@ -275,6 +275,13 @@ fn notices(seen: &Observed, outcome: &Outcome) -> Vec<Notice> {
                 .into(),
         );
     }
+    // It is not the controller who revokes, so this is news as long as the status does not say so.
+    let revoked = outcome.record.as_ref().filter(|stored| stored.record.state == State::Revoked && outcome.failure.is_none());
+    if let Some(revocation) = revoked.and_then(|stored| stored.record.revocation.as_ref())
+        && seen.object.as_ref().is_some_and(|object| !object.says_revoked)
+    {
+        say(EventReason::Revoked, format!("sign-in is revoked in the store: {}", revocation.reason));
+    }
     let written =
         outcome.record.as_ref().filter(|after| seen.record.as_ref().is_none_or(|before| before.version != after.version));
     let Some(after) = written.map(|stored| &stored.record) else { return notices };
@@ -314,9 +321,6 @@ fn changes(seen: &Observed, before: Option<&Record>, after: &Record, say: &mut i
         (before, after) if before == after.as_ref() => {}
         (_, Some(why)) => say(EventReason::Held, format!("sign-in is on hold: {why}")),
         (_, None) => say(EventReason::HoldLifted, "the hold is lifted".into()),
-    }
-    if after.state == State::Revoked && before.is_some_and(|record| record.state != State::Revoked) {
-        say(EventReason::Revoked, "sign-in is revoked".into());
     }
     match (before.map(|record| &record.secret), &after.secret) {
         (before, after) if before == Some(after) => {}

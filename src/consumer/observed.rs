@@ -48,6 +48,8 @@ pub struct Object {
     pub adopted_key: Option<ConsumerKey>,
     /// `status.consumerKey`: the key that was published.
     pub published_key: Option<String>,
+    /// Whether `status.state` says that it is revoked.
+    pub says_revoked: bool,
 }
 
 /// Which Secret, and which key in it.

@@ -122,11 +122,12 @@ impl Phc {
         memory.compute(&argon2, candidate, salt).is_ok_and(|computed| computed == *expected)
     }
 
-    /// Whether a hash of this cost takes more memory or passes than this one.
+    /// Whether a hash of this cost is more work than this one: more passes over more memory.
     #[must_use]
     pub fn costs_less_than(&self, cost: HashCost) -> bool {
+        let work = |memory: u32, passes: u32| u64::from(memory) * u64::from(passes);
         let Ok(hash) = PasswordHash::new(&self.0) else { return false };
-        Params::try_from(&hash).is_ok_and(|params| params.m_cost() < cost.memory || params.t_cost() < cost.passes)
+        Params::try_from(&hash).is_ok_and(|params| work(params.m_cost(), params.t_cost()) < work(cost.memory, cost.passes))
     }
 }
 

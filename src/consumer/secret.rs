@@ -46,7 +46,7 @@ pub enum SecretProblem {
 pub struct Fingerprint([u8; 32]);
 
 /// The random key of this process's [`Fingerprint`]s.
-pub struct FingerprintKey([u8; 64]);
+pub struct FingerprintKey(Hmac<Sha256>);
 
 // === impl SecretLimits ===
 
@@ -157,13 +157,13 @@ impl FingerprintKey {
     /// A key from 64 random bytes: one block of SHA-256.
     #[must_use]
     pub fn new(random: [u8; 64]) -> Self {
-        Self(random)
+        Self(Hmac::new(&random.into()))
     }
 
     /// The fingerprint of this secret in this process.
     #[must_use]
     pub fn of(&self, secret: &SecretValue) -> Fingerprint {
-        let mut mac = Hmac::<Sha256>::new(&self.0.into());
+        let mut mac = self.0.clone();
         mac.update(secret.expose());
         Fingerprint(mac.finalize().into_bytes().into())
     }

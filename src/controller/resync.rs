@@ -34,7 +34,7 @@ pub(super) async fn run(ctx: Arc<Context>, scopes: Vec<Arc<Scope>>, shutdown: Ca
     for scope in &scopes {
         tokio::select! { () = scope.wait_until_ready() => {}, () = shutdown.cancelled() => return }
     }
-    let mut resync = Resync { ctx, scopes, seen: None, went_back: false, comparisons: 0 };
+    let mut resync = Resync { ctx, scopes, seen: None, is_unsure: true, comparisons: 0 };
     loop {
         let pause = match resync.step().await {
             Ok(pause) => pause,
@@ -55,8 +55,8 @@ struct Resync {
     scopes: Vec<Arc<Scope>>,
     /// Where the feed stood when it was last asked.
     seen: Option<Head>,
-    /// It stood further once: the store is not what it was, whatever it says.
-    went_back: bool,
+    /// The store may not be what it was, whatever it says: it stood further once, or nobody looked before this process.
+    is_unsure: bool,
     /// Comparisons so far in this life of the store.
     comparisons: u32,
 }
@@ -79,8 +79,8 @@ impl Resync {
         let (cluster_id, installation) = (&ctx.settings.cluster_id, &ctx.settings.installation);
         let head = ctx.store.head().await?;
         let is_behind = |seen: Head| seen.incarnation == head.incarnation && seen.head > head.head;
-        self.went_back |= self.seen.replace(head.clone()).is_some_and(is_behind);
-        if !self.went_back && ctx.store.is_vouched_for(cluster_id, installation).await? {
+        self.is_unsure |= self.seen.replace(head.clone()).is_some_and(is_behind);
+        if !self.is_unsure && ctx.store.is_vouched_for(cluster_id, installation).await? {
             self.comparisons = 0;
             return Ok(PERIOD);
         }
@@ -97,7 +97,7 @@ impl Resync {
             ctx.store.write(stored.out_of_scope(), Some(version), now()).await?;
         }
         ctx.store.vouch(cluster_id, installation).await?;
-        self.went_back = false;
+        self.is_unsure = false;
         info!(comparisons, closed, "all records have been compared with their objects: they count");
         Ok(PERIOD)
     }

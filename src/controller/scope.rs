@@ -148,17 +148,20 @@ impl Scope {
     }
 
     fn enqueue_all(&self) {
-        for object in self.objects.state() {
-            self.enqueue(ObjectRef::from_obj(&*object));
-        }
+        self.objects.state().iter().for_each(|object| self.see(object));
+    }
+
+    /// Asks for whatever there may be to do for an object.
+    fn see(&self, object: &OAuthConsumer) {
+        let reference = ObjectRef::from_obj(object);
+        if may_close(object) { self.close(reference) } else { self.enqueue(reference) }
     }
 
     fn on_object(&self, event: Event<OAuthConsumer>) {
         match event {
             Event::Apply(object) => {
                 self.references().set(&object);
-                let reference = ObjectRef::from_obj(&object);
-                if may_close(&object) { self.close(reference) } else { self.enqueue(reference) }
+                self.see(&object);
             }
             Event::Delete(object) => {
                 self.references().remove(&object);

@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use axum::http::HeaderValue;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::consumer::{ConsumerKey, Fingerprint, Phc};
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::consumer::{ConsumerKey, Fingerprint, Phc, Record};
 use crate::store::{Change, Head};
 
 /// The records of a store. Answers count only while it [is current](Self::is_current).
@@ -17,7 +20,7 @@ pub struct Directory {
     epoch: Instant,
     /// Nanoseconds from `epoch` to the last proof; 0 while there is none. On the monotonic clock: nobody can set it back.
     proved: AtomicU64,
-    doubt: Mutex<String>,
+    doubt: RwLock<String>,
     standing: RwLock<Standing>,
 }
 
@@ -26,6 +29,7 @@ pub struct Directory {
 struct Standing {
     store_id: String,
     incarnation: String,
+    server: String,
     /// The latest that was seen.
     timeline: i64,
     /// Nothing it says counts.
@@ -38,36 +42,46 @@ pub struct Entry {
     pub change: i64,
     /// Whether its controller vouches for it.
     pub vouched: bool,
-    /// Whether the right secret signs in.
-    pub admits: bool,
+    /// Who signs in with the right secret; none if nobody does.
+    pub consumer: Option<Consumer>,
     /// The hash of its secret, if it has one.
     pub phc: Option<Phc>,
-    /// Whom it is about.
-    pub consumer: Consumer,
     /// The secret that is known to fit the hash.
     proven: OnceLock<Fingerprint>,
-    /// Hashes that wait or are being computed for it.
-    hashing: AtomicUsize,
+    /// Hashes for it are computed one after the other.
+    turn: Mutex<()>,
+    /// Those who wait for their turn or have it.
+    waiting: AtomicUsize,
 }
 
-/// A place among the hashes that wait for one key.
-pub(super) struct Turn(Arc<Entry>);
+/// The turn to have a hash computed for a key.
+pub(super) struct Turn<'a> {
+    _place: Place<'a>,
+    _turn: MutexGuard<'a, ()>,
+}
 
-/// Who signed in.
+struct Place<'a>(&'a AtomicUsize);
+
+/// Who signed in, as it is said in headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Consumer {
     /// The consumer key.
-    pub key: String,
-    /// The consumer name, percent-encoded for a header.
-    pub name: String,
+    pub key: HeaderValue,
+    /// The consumer name, percent-encoded.
+    pub name: HeaderValue,
     /// The namespace of its object.
-    pub namespace: String,
+    pub namespace: HeaderValue,
 }
 
 struct Held {
     entry: Arc<Entry>,
     /// The loading that brought it.
     round: u64,
+}
+
+/// What stays the same from timeline to timeline: only there one is older than another.
+fn server(head: &Head) -> &str {
+    head.incarnation.rsplit_once('/').map_or(&head.incarnation, |(server, _)| server)
 }
 
 // === impl Directory ===
@@ -79,7 +93,7 @@ impl Directory {
             max_staleness,
             epoch: Instant::now(),
             proved: AtomicU64::new(0),
-            doubt: Mutex::new("not loaded yet".into()),
+            doubt: RwLock::new("not loaded yet".into()),
             standing: RwLock::default(),
         }
     }
@@ -99,7 +113,7 @@ impl Directory {
         if self.is_current() {
             return Ok(());
         }
-        let doubt = self.doubt.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let doubt = self.doubt.read().unwrap_or_else(PoisonError::into_inner).clone();
         Err(if doubt.is_empty() { format!("no proof for more than {:?}", self.max_staleness) } else { doubt })
     }
 
@@ -127,7 +141,7 @@ impl Directory {
     /// Whether a later life of the same store has been seen.
     pub(super) fn has_seen_later_than(&self, head: &Head) -> bool {
         let standing = self.standing();
-        standing.store_id == head.store_id && standing.timeline > head.timeline
+        standing.store_id == head.store_id && standing.server == server(head) && standing.timeline > head.timeline
     }
 
     /// This life of the store has been seen.
@@ -135,6 +149,7 @@ impl Directory {
         let mut standing = self.standing.write().unwrap_or_else(PoisonError::into_inner);
         standing.store_id.clone_from(&head.store_id);
         standing.incarnation.clone_from(&head.incarnation);
+        server(head).clone_into(&mut standing.server);
         standing.timeline = head.timeline;
     }
 
@@ -152,7 +167,7 @@ impl Directory {
     pub(super) fn prove(&self, asked: Instant) {
         let since = u64::try_from(asked.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX);
         self.proved.store(since.max(1), Ordering::Release);
-        self.doubt.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.doubt.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// It is no longer to be believed at all.
@@ -163,7 +178,7 @@ impl Directory {
 
     /// It could not be proved just now; the last proof counts until it is too old.
     pub(super) fn suspect(&self, why: &str) {
-        why.clone_into(&mut self.doubt.lock().unwrap_or_else(PoisonError::into_inner));
+        why.clone_into(&mut self.doubt.write().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Takes in changes. What is known already to be newer stays.
@@ -221,15 +236,20 @@ impl Standing {
 // === impl Entry ===
 
 impl Entry {
-    /// Whether one of these secrets is known to sign in.
-    pub(super) fn opens_to(&self, presented: &[Fingerprint]) -> bool {
-        self.admits && self.vouched && presented.iter().any(|fingerprint| self.remembers(*fingerprint))
+    /// Who signs in, if one of these secrets is known to fit.
+    pub(super) fn opens_to(&self, presented: &[Fingerprint]) -> Option<&Consumer> {
+        let fits = presented.iter().any(|fingerprint| self.remembers(*fingerprint));
+        self.consumer.as_ref().filter(|_| self.vouched && fits)
     }
 
-    /// Takes a place among the hashes that wait for this key, unless so many wait already.
-    pub(super) fn wait(self: &Arc<Self>, most: usize) -> Option<Turn> {
-        let turn = Turn(self.clone());
-        (self.hashing.fetch_add(1, Ordering::Relaxed) < most).then_some(turn)
+    /// Waits for the turn to have a hash computed for this key. None if so many wait already.
+    pub(super) async fn turn(&self, most: usize) -> Option<Turn<'_>> {
+        let is_free = self.waiting.fetch_add(1, Ordering::Relaxed) < most;
+        let place = Place(&self.waiting);
+        if !is_free {
+            return None;
+        }
+        Some(Turn { _turn: self.turn.lock().await, _place: place })
     }
 
     /// Whether this secret is known to fit the hash.
@@ -253,24 +273,32 @@ impl Entry {
     }
 }
 
-impl Drop for Turn {
+impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.hashing.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl From<Change> for Entry {
     fn from(Change { change, stored, vouched }: Change) -> Self {
-        let admits = stored.admits();
-        let record = stored.record;
-        let phc = record.phc().cloned();
-        // Nobody is told about anybody who may not sign in; tombstones need no room for a name.
-        let text = |text: String| if admits { text } else { String::new() };
-        let consumer = Consumer {
-            name: text(utf8_percent_encode(&record.name, NON_ALPHANUMERIC).to_string()),
-            namespace: text(record.namespace),
-            key: text(record.consumer_key.to_string()),
-        };
-        Self { change, vouched, admits, phc, consumer, proven: OnceLock::new(), hashing: AtomicUsize::new(0) }
+        // Nobody is told about anybody who may not sign in.
+        let consumer = if stored.admits() { Consumer::of(&stored.record) } else { None };
+        let phc = stored.record.phc().cloned();
+        Self { change, vouched, consumer, phc, proven: OnceLock::new(), turn: Mutex::new(()), waiting: AtomicUsize::new(0) }
+    }
+}
+
+// === impl Consumer ===
+
+impl Consumer {
+    /// None for what no header can say, which is not to be had from the schema: half an answer would be worse than none.
+    fn of(record: &Record) -> Option<Self> {
+        // Names are any text; keys and namespaces are plain ASCII already.
+        let name = utf8_percent_encode(&record.name, NON_ALPHANUMERIC).to_string();
+        Some(Self {
+            key: HeaderValue::from_str(record.consumer_key.as_str()).ok()?,
+            name: HeaderValue::from_str(&name).ok()?,
+            namespace: HeaderValue::from_str(&record.namespace).ok()?,
+        })
     }
 }

@@ -121,7 +121,7 @@ impl Follower {
         let same_life = (&seen.store_id, &seen.incarnation) == (&head.store_id, &head.incarnation);
         if same_life && head.head < seen.head {
             warn!(head = head.head, seen = seen.head, "the store has gone back: nobody signs in until all records were compared");
-            self.distrusted = Some(head.reload);
+            self.distrusted = Some(head.resynced);
             self.directory.distrust(true);
             self.directory.clear();
         } else if !same_life {
@@ -132,7 +132,7 @@ impl Follower {
             self.directory.clear();
         } else if head.reload == seen.reload {
             return Ok(true);
-        } else if self.distrusted.is_some_and(|reload| head.reload > reload) {
+        } else if self.distrusted.is_some_and(|resynced| head.resynced > resynced) {
             self.distrusted = None;
             self.directory.distrust(false);
         }

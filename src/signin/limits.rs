@@ -1,7 +1,7 @@
 //! How fast a caller may guess.
 //!
-//! Token buckets. A check takes a token before it costs anything, and gets it back when it turns out to be good: so guesses
-//! that run side by side count, too.
+//! Token buckets. A check takes a token before it costs a hash, and gets it back when it turns out to be good: so guesses that
+//! run side by side count, too.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -33,7 +33,7 @@ struct Bucket {
 }
 
 /// Too many misses: how long until the next is allowed.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Exhausted(pub(super) Duration);
 
 // === impl Buckets ===
@@ -41,6 +41,12 @@ pub(super) struct Exhausted(pub(super) Duration);
 impl<K: Hash + Eq> Buckets<K> {
     pub(super) fn new(rate: Rate) -> Self {
         Self { rate, buckets: Mutex::default() }
+    }
+
+    /// Whether there is no token left, and until when.
+    pub(super) fn check(&self, who: &K) -> Result<(), Exhausted> {
+        let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        buckets.get(who).map_or(Ok(()), |bucket| bucket.check(self.rate, Instant::now()))
     }
 
     /// Counts a check as a miss, until it is given back.
@@ -58,11 +64,8 @@ impl<K: Hash + Eq> Buckets<K> {
             }
         }
         let bucket = buckets.entry(who).or_insert(Bucket { tokens: f64::from(self.rate.burst), at: now });
-        *bucket = Bucket { tokens: bucket.level(self.rate, now), at: now };
-        if bucket.tokens < 1.0 {
-            return Err(Exhausted(Duration::from_secs_f64((1.0 - bucket.tokens) / f64::from(self.rate.refill.max(1)))));
-        }
-        bucket.tokens -= 1.0;
+        bucket.check(self.rate, now)?;
+        *bucket = Bucket { tokens: bucket.level(self.rate, now) - 1.0, at: now };
         Ok(())
     }
 
@@ -81,6 +84,11 @@ impl Bucket {
     fn level(&self, rate: Rate, now: Instant) -> f64 {
         let grown = now.saturating_duration_since(self.at).as_secs_f64() * f64::from(rate.refill);
         (self.tokens + grown).min(f64::from(rate.burst))
+    }
+
+    fn check(&self, rate: Rate, now: Instant) -> Result<(), Exhausted> {
+        let missing = 1.0 - self.level(rate, now);
+        if missing <= 0.0 { Ok(()) } else { Err(Exhausted(Duration::from_secs_f64(missing / f64::from(rate.refill.max(1))))) }
     }
 }
 

@@ -13,7 +13,7 @@ use tracing::debug;
 use super::directory::Entry;
 use super::follow::{FORMER_PRIMARY, Follower};
 use super::limits::{Buckets, Exhausted, Rate};
-use super::{Caller, Credentials, Directory, Settings};
+use super::{Caller, Consumer, Credentials, Directory, Settings};
 use crate::consumer::{ConsumerKey, Fingerprint, FingerprintKey, Phc, Record, SecretOutcome, SecretValue};
 use crate::hashing::{HashError, HashPool};
 use crate::store::{Change, ConsumerStore, StoreError};
@@ -22,8 +22,9 @@ use crate::telemetry::Metrics;
 /// Hashes that may wait per thread: together they take less than two seconds.
 const WAITING_PER_THREAD: usize = 48;
 
-/// Hashes that may wait for one key, so that guesses at one do not take the turns of all others.
-const WAITING_PER_KEY: usize = 8;
+/// Checks of one key that may wait for their turn: those with the right secret wait for one hash, not for one each, and
+/// guesses at one key do not take the turns of all others. With the standard hash that is less than two seconds.
+const WAITING_PER_KEY: usize = 64;
 
 /// Looks at the store for what memory does not accept, a second.
 const LOOKS: Rate = Rate { burst: 200, refill: 200 };
@@ -49,7 +50,7 @@ pub struct Verifier {
 /// The answer to a check.
 pub enum Verdict {
     /// An approved consumer with the right secret.
-    Allowed(Arc<Entry>),
+    Allowed(Consumer),
     /// Anybody else. Why is nobody's business.
     Refused,
     /// The caller has had too many misses; how long until the next check.
@@ -69,10 +70,20 @@ enum CheckError {
     FormerPrimary,
     #[error("too many hashes wait already")]
     Busy,
+    #[error("too many misses")]
+    Limited(Exhausted),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
     Hash(#[from] HashError),
+}
+
+// === impl CheckError ===
+
+impl From<Exhausted> for CheckError {
+    fn from(exhausted: Exhausted) -> Self {
+        Self::Limited(exhausted)
+    }
 }
 
 // === impl Verifier ===
@@ -130,62 +141,80 @@ impl Verifier {
         let presented: Vec<_> = credentials.secrets.iter().map(|secret| self.fingerprints.of(secret)).collect();
         // In this order: what is got after the proof is what was proved, or newer.
         let is_current = self.directory.is_current();
-        let is_known = match self.directory.get(&credentials.key).filter(|entry| entry.opens_to(&presented)) {
-            Some(entry) if is_current => return Verdict::Allowed(entry),
-            known => known.is_some(),
-        };
+        let entry = self.directory.get(&credentials.key);
+        let known = entry.as_ref().and_then(|entry| entry.opens_to(&presented));
+        if let Some(consumer) = known.filter(|_| is_current) {
+            return Verdict::Allowed(consumer.clone());
+        }
         // Whoever has the right secret does not guess, also when it has to be asked whether it still signs in.
-        if !is_known && let Err(Exhausted(pause)) = self.misses_by_caller.take(caller) {
+        if known.is_none()
+            && let Err(Exhausted(pause)) = self.misses_by_caller.check(&caller)
+        {
             return Verdict::Limited(pause);
         }
-        let verdict = self.find(credentials, &presented, caller).await.unwrap_or_else(|error| {
-            debug!(%error, "a sign-in could not be checked");
-            Verdict::Unavailable
-        });
-        if !is_known && !matches!(verdict, Verdict::Refused) {
-            self.misses_by_caller.give_back(&caller);
-        }
-        verdict
+        self.find(credentials, &presented, caller).await.unwrap_or_else(|error| match error {
+            CheckError::Limited(Exhausted(pause)) => Verdict::Limited(pause),
+            error => {
+                debug!(%error, "a sign-in could not be checked");
+                Verdict::Unavailable
+            }
+        })
     }
 
     async fn find(&self, credentials: Credentials, presented: &[Fingerprint], caller: Caller) -> Result<Verdict, CheckError> {
-        let key = credentials.key.clone();
-        let Some(entry) = self.look(&key).await? else { return Ok(Verdict::Refused) };
+        let Some(entry) = self.look(&credentials.key).await? else {
+            self.misses_by_caller.take(caller)?;
+            return Ok(Verdict::Refused);
+        };
         if !entry.vouched {
             return Err(CheckError::NotCompared);
         }
-        if entry.opens_to(presented) {
-            return Ok(Verdict::Allowed(entry));
+        if let Some(consumer) = entry.opens_to(presented) {
+            return Ok(Verdict::Allowed(consumer.clone()));
         }
-        let by_key = (caller, key);
-        if let Err(Exhausted(pause)) = self.misses_by_key.take(by_key.clone()) {
-            return Ok(Verdict::Limited(pause));
+        let _turn = entry.turn(WAITING_PER_KEY).await.ok_or(CheckError::Busy)?;
+        // Whoever had the turn before may have had the same secret.
+        if let Some(consumer) = entry.opens_to(presented) {
+            return Ok(Verdict::Allowed(consumer.clone()));
         }
-        let verdict = self.hash(credentials, presented, &entry).await;
+        self.misses_by_caller.take(caller)?;
+        let by_key = (caller, credentials.key.clone());
+        let verdict = match self.misses_by_key.take(by_key.clone()) {
+            Ok(()) => self.hash(credentials, presented, &entry).await,
+            Err(exhausted) => Err(exhausted.into()),
+        };
         if !matches!(verdict, Ok(Verdict::Refused)) {
+            self.misses_by_caller.give_back(&caller);
+        }
+        if !matches!(verdict, Ok(Verdict::Refused) | Err(CheckError::Limited(_))) {
             self.misses_by_key.give_back(&by_key);
         }
         verdict
     }
 
     async fn hash(&self, credentials: Credentials, presented: &[Fingerprint], entry: &Arc<Entry>) -> Result<Verdict, CheckError> {
-        let Ok(_turn) = self.waiting.try_acquire() else { return Err(CheckError::Busy) };
-        let _turn_of_key = entry.wait(WAITING_PER_KEY).ok_or(CheckError::Busy)?;
+        let Ok(_place) = self.waiting.try_acquire() else { return Err(CheckError::Busy) };
         let phc = entry.phc.as_ref().unwrap_or(&self.decoy).clone();
         let fitting = self.hashing.verify(phc, credentials.secrets.clone()).await?;
         self.metrics.signin_hashes.inc();
-        let Some(reading) = fitting.filter(|_| entry.admits) else { return Ok(Verdict::Refused) };
+        let Some(reading) = fitting.filter(|_| entry.consumer.is_some()) else { return Ok(Verdict::Refused) };
         // The hash may have waited for others; meanwhile somebody may have disapproved.
-        let now = match self.directory.get(&credentials.key) {
-            Some(now) if self.directory.is_current() && now.change >= entry.change => Some(now),
+        let is_current = self.directory.is_current();
+        let now = match self.directory.get(&credentials.key).filter(|now| now.change >= entry.change) {
+            Some(now) if is_current => Some(now),
             _ => self.look_at_store(&credentials.key).await?,
         };
-        let Some(now) = now.filter(|now| now.admits && now.vouched && now.phc == entry.phc) else { return Ok(Verdict::Refused) };
+        let Some(now) = now.filter(|now| now.phc == entry.phc) else { return Ok(Verdict::Refused) };
+        if !now.vouched {
+            return Err(CheckError::NotCompared);
+        }
+        let Some(consumer) = now.consumer.clone() else { return Ok(Verdict::Refused) };
         if let Some(fingerprint) = presented.get(reading) {
+            entry.remember(*fingerprint);
             now.remember(*fingerprint);
         }
         self.renew(&now, credentials, reading);
-        Ok(Verdict::Allowed(now))
+        Ok(Verdict::Allowed(consumer))
     }
 
     /// What is known of a key. The store is asked, so that a fresh approval works everywhere at once; but not without

@@ -78,6 +78,8 @@ pub struct Head {
     pub head: i64,
     /// The last change that removed a row: readers that are behind it start over.
     pub reload: i64,
+    /// The last change of who vouches for what.
+    pub resynced: i64,
     /// Which life of the store this is: it begins a new one when it fails over or is restored, and may have lost commits.
     pub incarnation: String,
     /// PostgreSQL's timeline. A server on an older one is a former primary.

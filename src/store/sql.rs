@@ -61,7 +61,7 @@ macro_rules! select {
 macro_rules! select_from_feed {
     ($records:literal) => {
         concat!(
-            "SELECT store_id, head, reload, incarnation, timeline, compared, change, ",
+            "SELECT store_id, head, reload, resynced, incarnation, timeline, compared, change, ",
             columns!(),
             ", EXISTS (SELECT 1 FROM resyncs WHERE resyncs.cluster_id = found.cluster_id \
              AND resyncs.installation = found.installation AND resyncs.incarnation = feed_state.incarnation) AS vouched \
@@ -224,7 +224,7 @@ where
     }
 
     async fn head(&self) -> Result<Head, StoreError> {
-        let query = sqlx::query("SELECT store_id, head, reload, incarnation, timeline, compared FROM feed_state");
+        let query = sqlx::query("SELECT store_id, head, reload, resynced, incarnation, timeline, compared FROM feed_state");
         self.rows(&self.read, query).await?.pop().ok_or_else(headless)
     }
 

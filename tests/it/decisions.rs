@@ -40,6 +40,7 @@ fn object() -> Object {
         hold: None,
         adopted_key: None,
         published_key: None,
+        says_revoked: false,
     }
 }
 
@@ -381,7 +382,9 @@ fn the_statement_is_what_the_contract_says() {
 fn events_tell_of_what_was_committed_and_of_nothing_else() {
     for (before, after, plan) in all() {
         let outcome = Outcome { record: after.record.clone(), ..Outcome::default() };
-        let reasons: Vec<_> = conclude(&before.look(), &outcome).notices.into_iter().map(|notice| notice.reason).collect();
+        let mut reasons: Vec<_> = conclude(&before.look(), &outcome).notices.into_iter().map(|notice| notice.reason).collect();
+        // Of this the status decides: see below.
+        reasons.retain(|reason| *reason != EventReason::Revoked);
         if before.record == after.record {
             assert!(reasons.is_empty(), "{reasons:?} without a write: {plan:?}");
             continue;
@@ -406,6 +409,23 @@ fn events_tell_of_what_was_committed_and_of_nothing_else() {
             (None, None) => assert!(reasons.is_empty()),
         }
     }
+}
+
+#[test]
+fn a_revocation_is_reported_until_the_status_says_so() {
+    let mut revoked = 0;
+    for (before, after, _) in all().filter(|(before, ..)| before.object.is_some()) {
+        let outcome = Outcome { record: after.record.clone(), ..Outcome::default() };
+        for says_revoked in [false, true] {
+            let mut look = before.look();
+            look.object.as_mut().unwrap().says_revoked = says_revoked;
+            let reported = conclude(&look, &outcome).notices.iter().any(|notice| notice.reason == EventReason::Revoked);
+            let is_revoked = after.live().is_some_and(|record| record.state == State::Revoked);
+            assert_eq!(reported, is_revoked && !says_revoked);
+            revoked += usize::from(reported);
+        }
+    }
+    assert!(revoked > 100, "{revoked}");
 }
 
 #[test]

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use axum::http::StatusCode;
+use futures::future::join_all;
 use oauthconsumer_operator::consumer::{HashCost, Record, State};
 use oauthconsumer_operator::hashing::HashPool;
+use oauthconsumer_operator::signin::Settings;
 
 use crate::support::{CHEAP, Check, FaultyStore, TestStore, approved, eventually, on_both_stores, put, unlimited, with_cost};
 
@@ -14,6 +16,7 @@ on_both_stores!(
     a_known_secret_outlives_a_rename_and_not_a_rotation,
     a_cheap_hash_is_renewed_when_its_secret_is_seen,
     a_disapproval_while_a_hash_waits_is_refused,
+    a_crowd_with_the_same_good_secret_costs_one_hash,
 );
 
 const SECRET: &str = "a secret, long enough for all";
@@ -117,6 +120,15 @@ async fn a_disapproval_while_a_hash_waits_is_refused(store: TestStore) {
     put(&*store.store, Record { state: State::Disapproved, ..before.record }).await;
     faulty.checking().release();
     assert!(!asked.await.unwrap());
+}
+
+async fn a_crowd_with_the_same_good_secret_costs_one_hash(store: TestStore) {
+    let key = with_jazz(&store).await;
+    let check = Check::with(store.reader().await, Settings::default()).await;
+    check.is_current().await;
+    let answers = join_all((0..60).map(|_| check.status(&key, SECRET))).await;
+    assert_eq!(answers, [StatusCode::OK; 60]);
+    assert_eq!(check.metrics.signin_hashes.get(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -242,6 +242,8 @@ kill -CONT "$(cat "$DEV_CONTROL_PLANE_DIR/apiserver.pid")"
 until_so kubectl wait --for=jsonpath='{{.status.state}}'=Revoked --timeout=1s oac/jazz
 kubectl wait --for=condition=Ready=false --timeout=30s oac/jazz
 kubectl get oac jazz -o jsonpath='{{.status.conditions[?(@.type=="Ready")].message}}' | grep -q 'leaked, INC-1234'
+reported() {{ kubectl get events -o jsonpath='{{.items[*].reason}}' | grep -qw Revoked; }}
+until_so reported
 kill -KILL $operator; wait $operator || true
 start --sweep-period 500ms
 until_so ready

@@ -388,3 +388,37 @@ async fn a_url_that_names_no_store_is_refused_without_being_printed() {
     assert!(matches!(unreachable, OpenError::Database(_)));
     assert!(!unreachable.to_string().contains("hunter2"), "{unreachable}");
 }
+
+#[tokio::test]
+async fn the_rights_that_the_documentation_grants_are_enough() {
+    let store = TestStore::postgres().await;
+    store.store.write(record("jazz"), None, now()).await.unwrap();
+    store.store.vouch("cluster", "default").await.unwrap();
+    let roles = ["reads", "writes"].map(|what| format!("{what}_{}", store.url.rsplit_once('/').unwrap().1));
+    let documented = include_str!("../../docs/store.md");
+    let grants: Vec<_> =
+        documented.lines().filter(|line| line.starts_with("GRANT") && line.contains(" TO signin_role;")).collect();
+    assert_eq!(grants.len(), 3, "{grants:?}");
+    for (role, grants) in roles.iter().zip([&grants[..1], &grants[..]]) {
+        store.sql(&format!("CREATE ROLE {role} LOGIN")).await;
+        for grant in grants {
+            store.sql(&grant.replace("signin_role", role)).await;
+        }
+    }
+    let key = record("jazz").consumer_key;
+    let [reading, writing] = roles.each_ref().map(|role| store.url.replace("postgres@", &format!("{role}@")));
+    let reader = store::open(&reading, Access::SignIn).await.unwrap();
+    assert!(reader.head().await.unwrap().compared);
+    assert!(reader.by_key(&key).await.unwrap().1.unwrap().vouched);
+    assert_eq!(reader.changes(0, 10).await.unwrap().1.len(), 1);
+    let refused = store::revoke(&*reader, &key, "leaked").await.unwrap_err().to_string();
+    assert!(refused.contains("permission denied"), "{refused}");
+    let writer = store::open(&writing, Access::SignIn).await.unwrap();
+    assert_eq!(store::revoke(&*writer, &key, "leaked").await.unwrap().state, State::Revoked);
+    reader.close().await;
+    writer.close().await;
+    for role in &roles {
+        store.sql(&format!("DROP OWNED BY {role}")).await;
+        store.sql(&format!("DROP ROLE {role}")).await;
+    }
+}

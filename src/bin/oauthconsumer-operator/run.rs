@@ -96,7 +96,11 @@ impl Process {
         let Some(store) = self.open_store(&url, access, &shutdown).await? else { return Ok(()) };
         let _ = self.store.set(store.clone());
         if signin.is_some() {
-            let Some(own) = self.open_store(&url, Access::SignIn, &shutdown).await? else { return Ok(()) };
+            let own = match access {
+                Access::Controller => self.open_store(&url, Access::SignIn, &shutdown).await?,
+                Access::SignIn => Some(store.clone()),
+            };
+            let Some(own) = own else { return Ok(()) };
             let _ = self.signin_store.set(own);
         }
         self.readiness.met("store");

@@ -7,11 +7,14 @@ CREATE TABLE resyncs (
     PRIMARY KEY (cluster_id, installation)
 );
 
+-- The head at which `resyncs` was last written.
+ALTER TABLE feed ADD COLUMN resynced BIGINT NOT NULL DEFAULT 0;
+
 -- Where the feed stands, and which life of the store this is: another server, database or table (a dump that was read back) or
 -- timeline (a failover, a restore to a point in time) is another life. Fails on a standby, which is behind.
 -- `compared` tells whether any controller has compared its records in this life.
 CREATE VIEW feed_state AS
-    SELECT f.store_id, f.head, f.reload, l.incarnation, l.timeline,
+    SELECT f.store_id, f.head, f.reload, f.resynced, l.incarnation, l.timeline,
            EXISTS (SELECT 1 FROM resyncs r WHERE r.incarnation = l.incarnation) AS compared
     FROM feed f,
          (SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint AS timeline) t,
@@ -24,7 +27,7 @@ CREATE VIEW feed_state AS
 -- Readers start over, because what they may believe has changed.
 CREATE FUNCTION resyncs_changed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    UPDATE feed SET head = head + 1, reload = head + 1;
+    UPDATE feed SET head = head + 1, reload = head + 1, resynced = head + 1;
     PERFORM pg_notify('oauth_consumers', 'reload');
     RETURN NULL;
 END $$;

@@ -7,20 +7,23 @@ CREATE TABLE resyncs (
     PRIMARY KEY (cluster_id, installation)
 ) STRICT;
 
+-- The head at which `resyncs` was last written.
+ALTER TABLE feed ADD COLUMN resynced INTEGER NOT NULL DEFAULT 0;
+
 -- Where the feed stands, and which life of the store this is. A file cannot tell that it was restored: so a controller that
 -- opens one removes all resyncs, and `timeline` stays 0. `compared` tells whether any controller has compared its records.
 CREATE VIEW feed_state AS
-    SELECT store_id, head, reload, store_id AS incarnation, 0 AS timeline,
+    SELECT store_id, head, reload, resynced, store_id AS incarnation, 0 AS timeline,
            EXISTS (SELECT 1 FROM resyncs WHERE resyncs.incarnation = feed.store_id) AS compared
     FROM feed;
 
 -- Readers start over, because what they may believe has changed.
 CREATE TRIGGER resyncs_inserted AFTER INSERT ON resyncs BEGIN
-    UPDATE feed SET head = head + 1, reload = head + 1;
+    UPDATE feed SET head = head + 1, reload = head + 1, resynced = head + 1;
 END;
 CREATE TRIGGER resyncs_updated AFTER UPDATE ON resyncs BEGIN
-    UPDATE feed SET head = head + 1, reload = head + 1;
+    UPDATE feed SET head = head + 1, reload = head + 1, resynced = head + 1;
 END;
 CREATE TRIGGER resyncs_deleted AFTER DELETE ON resyncs BEGIN
-    UPDATE feed SET head = head + 1, reload = head + 1;
+    UPDATE feed SET head = head + 1, reload = head + 1, resynced = head + 1;
 END;
