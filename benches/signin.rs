@@ -96,7 +96,8 @@ async fn fill(path: &Path, records: usize, phc: &Phc) {
     for i in 0..records {
         store.write(record(&format!("uid-{i}"), phc), None, now).await.unwrap();
     }
-    store.vouch("cluster", "default").await.unwrap();
+    let life = store.head().await.unwrap().incarnation;
+    store.vouch("cluster", "default", &life).await.unwrap();
     store.close().await;
     eprintln!("{records} records written in {:?}", began.elapsed());
 }

@@ -51,7 +51,8 @@ async fn main() {
     for record in classes.iter().map(|(_, record)| record).chain([&approved]) {
         store.write(record.clone(), None, now).await.unwrap();
     }
-    store.vouch("cluster", "default").await.unwrap();
+    let life = store.head().await.unwrap().incarnation;
+    store.vouch("cluster", "default", &life).await.unwrap();
 
     let settings = Settings {
         misses_by_caller: Rate { burst: 0, refill: 0 },

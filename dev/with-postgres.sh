@@ -17,45 +17,19 @@ case ${1:-} in
   -h | --help) usage; exit ;;
 esac
 
-# Prints the folder of the newest initdb that works. Debian's real folders first: what is on the PATH may be a wrapper.
-find_server() {
-  local initdb
-  while read -r initdb; do
-    if "$initdb" --version >/dev/null 2>&1 && [ -x "$(dirname "$initdb")/postgres" ]; then
-      dirname "$initdb"
-      return
-    fi
-  done < <(printf '%s\n' /usr/lib/postgresql/*/bin/initdb | sort -rV; readlink -f "$(command -v initdb)" || true)
-  return 1
-}
-
-install_server() {
-  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-    say "found no PostgreSQL server (initdb, postgres); install it, on Debian: apt-get install postgresql"
-    exit 1
-  fi
-  say "installing PostgreSQL ..."
+if ! bin=$(find_server); then
   # Debian would make and start a cluster of its own on port 5432; nobody asked for that.
-  if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+  if [ "$(id -u)" = 0 ] && [ ! -e /etc/postgresql-common/createcluster.conf ]; then
     mkdir -p /etc/postgresql-common
     echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
   fi
-  # stdin: the package manager asks nobody anything, and must not eat what COMMAND is to read
-  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends postgresql; } </dev/null >&2
-}
-
-if ! bin=$(find_server); then
-  install_server
+  install_package postgresql
   bin=$(find_server) || { say "PostgreSQL was installed, but there is still no initdb that works"; exit 1; }
 fi
 
 port=$(free_ports 1)
 make_folder /tmp/postgres.XXXXXX # not TMPDIR: the user postgres must be able to enter it, and socket paths must be short
-if [ "$(id -u)" = 0 ]; then      # which PostgreSQL refuses to be
-  id -u postgres >/dev/null 2>&1 || { say "run by root, this needs a system user called postgres to run the server as"; exit 1; }
-  chown postgres "$folder"
-  as_user=(--reuid postgres --regid "$(id -g postgres)" --init-groups)
-fi
+as_postgres
 
 # From inside the folder, because initdb looks at the current one, which that user may not be able to enter.
 setpriv "${as_user[@]}" env -C "$folder" "$bin/initdb" --pgdata "$folder/data" --username postgres \

@@ -98,10 +98,11 @@ impl Plan {
         self.effects.iter().any(|effect| matches!(effect, Effect::WriteRecord(_) | Effect::RemoveRecord))
     }
 
-    /// The part of this plan that ends sign-in and needs no hash; none if it is not about that.
+    /// The part of this plan that ends sign-in and needs neither a hash nor anything else before it; none if it is not about that.
     #[must_use]
     pub fn closing(&self, seen: &Observed) -> Option<Self> {
         let mut plan = self.clone();
+        plan.effects.retain(|effect| *effect != Effect::AddFinalizer);
         for effect in &mut plan.effects {
             if let Effect::WriteRecord(draft) = effect {
                 if draft.state == State::Approved && !matches!(draft.secret, SecretDraft::Refuse(..)) {

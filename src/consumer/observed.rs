@@ -72,6 +72,16 @@ pub enum SecretSeen {
     Read(SecretSource, Result<SecretValue, SecretProblem>),
 }
 
+// === impl Object ===
+
+impl Object {
+    /// Whether the object itself says that nobody is to sign in.
+    #[must_use]
+    pub fn is_shut(&self) -> bool {
+        self.approved != Some(true) || self.hold.is_some() || self.deleting
+    }
+}
+
 // === impl Observed ===
 
 impl Observed {

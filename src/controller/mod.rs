@@ -19,7 +19,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{ListParams, PartialObjectMeta};
 use kube::{Api, Client, ResourceExt};
@@ -31,7 +30,7 @@ use tracing::{info, warn};
 use crate::api::OAuthConsumer;
 use crate::consumer::{Failure, FingerprintKey, Owner, SecretLimits};
 use crate::hashing::HashPool;
-use crate::store::ConsumerStore;
+use crate::store::{ConsumerStore, now};
 use crate::telemetry::{Metrics, Readiness};
 use events::Events;
 pub use failure::message;
@@ -236,10 +235,4 @@ impl Context {
     fn owner(&self, uid: &str) -> Owner {
         Owner { cluster_id: self.settings.cluster_id.clone(), uid: uid.to_owned() }
     }
-}
-
-/// The wall clock, for what people read, in whole seconds as Kubernetes writes them. Nothing is ever ordered by it.
-fn now() -> Timestamp {
-    let now = Timestamp::now();
-    Timestamp::from_second(now.as_second()).unwrap_or(now)
 }

@@ -23,6 +23,15 @@ pub(super) struct Look {
     pub(super) seen: Observed,
 }
 
+/// Whether a look at an object reads its Secret.
+#[derive(Clone, Copy)]
+pub(super) enum SecretWanted {
+    /// Whatever the object says.
+    Always,
+    /// Only if the object wants sign-in to be open: what ends it must not depend on a Secret that cannot be read.
+    IfOpen,
+}
+
 // === impl Look ===
 
 impl Look {
@@ -40,13 +49,25 @@ impl Look {
 
     /// A look at the API server, newer than the record in hand. Where there is no record yet, the object itself need not be
     /// asked for if the first write will be a patch with its UID and resourceVersion: its answer is a look.
-    pub(super) async fn confirm(self, ctx: &Context, patch_comes_first: bool) -> Result<Self, Failure> {
+    pub(super) async fn confirm(
+        self,
+        ctx: &Context,
+        patch_comes_first: bool,
+        secret_wanted: SecretWanted,
+    ) -> Result<Self, Failure> {
         let object = if patch_comes_first { Some(self.object.clone()) } else { current(ctx, &self.object).await?.map(Arc::new) };
         let Some(object) = object else {
             return Ok(Self::new(&ctx.settings, self.object, None, SecretSeen::Missing, self.seen.record));
         };
         let view = object.observed();
-        let secret = if view.deleting { SecretSeen::Missing } else { secret(ctx, &view).await? };
+        let secret = match secret_wanted {
+            _ if view.deleting => SecretSeen::Missing,
+            SecretWanted::IfOpen if view.is_shut() => {
+                let recorded = self.seen.live().and_then(|stored| stored.record.secret_source.clone());
+                recorded.map_or(SecretSeen::Missing, SecretSeen::Unread)
+            }
+            SecretWanted::IfOpen | SecretWanted::Always => secret(ctx, &view).await?,
+        };
         let known = match (&secret, self.seen.live().and_then(|stored| stored.record.phc())) {
             (SecretSeen::Read(_, Ok(value)), Some(phc)) => {
                 ctx.known_hashes.is_known(&self.seen.owner.uid, phc, ctx.fingerprints.of(value))

@@ -14,11 +14,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::apply::apply;
-use super::observe::Look;
+use super::observe::{Look, SecretWanted};
 use super::scope::Scope;
 use super::{Context, patch};
 use crate::api::OAuthConsumer;
-use crate::consumer::{Again, Conclusion, Effect, Failure, Outcome, Statement, Stored, conclude, decide};
+use crate::consumer::{Again, Conclusion, Effect, Failure, Observed, Outcome, Statement, Stored, conclude, decide};
 use crate::telemetry::{Effects, ReconcileResult};
 
 /// Reconciles of one scope that are begun at once; most wait for one of the process's slots.
@@ -97,7 +97,7 @@ async fn pass(ctx: &Context, scope: &Scope, object: Arc<OAuthConsumer>) -> Actio
     if plan.writes_record() {
         let glance = look.clone();
         let patch_comes_first = plan.effects.first() == Some(&Effect::AddFinalizer) && look.seen.record.is_none();
-        look = match look.confirm(ctx, patch_comes_first).await {
+        look = match look.confirm(ctx, patch_comes_first, SecretWanted::Always).await {
             Ok(look) => look,
             Err(failure) => {
                 let record = glance.seen.record.clone();
@@ -117,7 +117,7 @@ pub(super) async fn bury_if_gone(ctx: &Context, object: Arc<OAuthConsumer>) -> R
     if record.as_ref().is_none_or(|stored| stored.record.is_removed()) {
         return Ok(());
     }
-    let mut look = Look::unseen(&ctx.settings, object, record).confirm(ctx, false).await?;
+    let mut look = Look::unseen(&ctx.settings, object, record).confirm(ctx, false, SecretWanted::Always).await?;
     if look.seen.object.is_some() {
         return Ok(());
     }
@@ -157,10 +157,12 @@ async fn close(ctx: &Context, scope: &Scope, reference: &ObjectRef<OAuthConsumer
         if !record.as_ref().is_some_and(Stored::admits) {
             return Ok(());
         }
-        let mut look = Look::glance(&ctx.settings, scope, object, record).confirm(ctx, false).await?;
-        let plan = decide(&look.seen);
-        let Some(closing) = plan.closing(&look.seen) else { return Ok(()) };
-        let is_whole = closing == plan;
+        let glance = Look::glance(&ctx.settings, scope, object, record);
+        let cached = glance.seen.secret.clone();
+        let mut look = glance.confirm(ctx, false, SecretWanted::IfOpen).await?;
+        let Some(closing) = decide(&look.seen).closing(&look.seen) else { return Ok(()) };
+        // With what the cache knows of the Secret, which was perhaps not read: is there anything else to do?
+        let is_whole = decide(&Observed { secret: cached, ..look.seen.clone() }) == closing;
         let outcome = apply(ctx, &mut look, closing).await;
         match &outcome.failure {
             // Somebody else wrote first, and may have opened it.
@@ -169,7 +171,7 @@ async fn close(ctx: &Context, scope: &Scope, reference: &ObjectRef<OAuthConsumer
             None if is_whole => {
                 settle(ctx, look, outcome).await;
             }
-            // The rest needs a hash, and until then there is nothing to say about the object but that this has happened.
+            // There is more to do, and until then nothing to say about the object but that this has happened.
             None => report(ctx, &look, &conclude(&look.seen, &outcome)),
         }
         break;

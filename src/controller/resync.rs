@@ -6,13 +6,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::observe::Look;
 use super::scope::Scope;
@@ -23,29 +22,27 @@ use crate::store::Head;
 /// How often the store is asked which life it is in.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// The pause between two comparisons.
+/// The pause while reconciles put records right.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// How many comparisons reconciles have to put records right, before those that are wrong still are closed.
-const PATIENCE: u32 = 25;
+/// How long they have for it. Then what is still open and should not be is closed, and what is still closed and should not be
+/// is left to them.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Vouches for the records whenever nobody does, until told to stop.
 pub(super) async fn run(ctx: Arc<Context>, scopes: Vec<Arc<Scope>>, shutdown: CancellationToken) {
     for scope in &scopes {
         tokio::select! { () = scope.wait_until_ready() => {}, () = shutdown.cancelled() => return }
     }
-    let mut resync = Resync { ctx, scopes, seen: None, is_unsure: true, comparisons: 0 };
+    let mut resync = Resync { ctx, scopes, seen: None, is_unsure: true, since: None };
     loop {
-        let pause = match resync.step().await {
-            Ok(pause) => pause,
-            Err(failure) => {
-                // A store that is down is said often enough by everybody else.
-                if resync.comparisons > 0 {
-                    warn!(cause = %failure, "the records could not be compared with their objects; trying again");
-                }
-                PERIOD
-            }
-        };
+        let pause = resync.step().await.unwrap_or_else(|failure| {
+            // A store that is down is said often enough by everybody else.
+            debug!(cause = %failure, "the records were not compared with their objects; trying again");
+            // It may come back as another one, and say that it is the same.
+            resync.is_unsure = true;
+            PERIOD
+        });
         tokio::select! { () = sleep(pause) => {}, () = shutdown.cancelled() => return }
     }
 }
@@ -55,19 +52,10 @@ struct Resync {
     scopes: Vec<Arc<Scope>>,
     /// Where the feed stood when it was last asked.
     seen: Option<Head>,
-    /// The store may not be what it was, whatever it says: it stood further once, or nobody looked before this process.
+    /// The store may not be what it was, whatever it says: it stood further once, or was not seen for a moment.
     is_unsure: bool,
-    /// Comparisons so far in this life of the store.
-    comparisons: u32,
-}
-
-/// The records that admit somebody and should not, as far as anybody can tell.
-#[derive(Default)]
-struct Comparison {
-    /// There is no object in scope that a reconcile could make them right by.
-    orphans: Vec<Stored>,
-    /// They are not what their objects say.
-    wrong: Vec<Stored>,
+    /// When the comparison began that is under way.
+    since: Option<Instant>,
 }
 
 // === impl Resync ===
@@ -78,40 +66,59 @@ impl Resync {
         let ctx = self.ctx.clone();
         let (cluster_id, installation) = (&ctx.settings.cluster_id, &ctx.settings.installation);
         let head = ctx.store.head().await?;
-        let is_behind = |seen: Head| seen.incarnation == head.incarnation && seen.head > head.head;
-        self.is_unsure |= self.seen.replace(head.clone()).is_some_and(is_behind);
+        if let Some(seen) = self.seen.replace(head.clone()) {
+            let same_life = seen.incarnation == head.incarnation;
+            self.is_unsure |= same_life && seen.head > head.head;
+            self.since = self.since.filter(|_| same_life);
+        }
         if !self.is_unsure && ctx.store.is_vouched_for(cluster_id, installation).await? {
-            self.comparisons = 0;
             return Ok(PERIOD);
         }
 
-        self.comparisons += 1;
-        let Some(Comparison { orphans, wrong }) = self.compare().await? else { return Ok(ctx.settings.sweep_period) };
-        if !wrong.is_empty() && self.comparisons < PATIENCE {
+        let began = *self.since.get_or_insert_with(Instant::now);
+        // The records first: what is listed after that is newer.
+        let records = ctx.store.live(cluster_id, installation).await?;
+        if self.differences(&records) > 0 && began.elapsed() < PATIENCE {
             return Ok(PAUSE);
         }
-        let (comparisons, closed) = (self.comparisons, orphans.len() + wrong.len());
-        for stored in orphans.into_iter().chain(wrong) {
-            let version = stored.version;
-            // Whoever writes in between has looked; the next comparison sees what it is then.
+        let Some(wrong) = self.wrongly_open(records).await? else { return Ok(ctx.settings.sweep_period) };
+        for stored in wrong {
+            let (version, record) = (stored.version, &stored.record);
+            let (namespace, name, key) = (record.namespace.clone(), record.object.clone(), record.consumer_key.clone());
             ctx.store.write(stored.out_of_scope(), Some(version), now()).await?;
+            warn!(namespace, name, %key, "its record was open and its object says otherwise: closed until a reconcile has looked");
         }
-        ctx.store.vouch(cluster_id, installation).await?;
-        self.is_unsure = false;
-        info!(comparisons, closed, "all records have been compared with their objects: they count");
+        ctx.store.vouch(cluster_id, installation, &head.incarnation).await?;
+        (self.is_unsure, self.since) = (false, None);
+        info!(seconds = began.elapsed().as_secs_f32(), "all records have been compared with their objects: they count");
         Ok(PERIOD)
     }
 
-    /// Compares the records that admit somebody with their objects. None if there is nothing to compare them with: a list
-    /// that shares nothing with the records, or another cluster, is more likely a mistake than the truth.
-    async fn compare(&self) -> Result<Option<Comparison>, Failure> {
+    /// How many records a reconcile would write, as far as the caches tell. They are asked for.
+    fn differences(&self, records: &[Stored]) -> usize {
+        let records: HashMap<_, _> = records.iter().map(|stored| (stored.record.owner.uid.as_str(), stored)).collect();
+        let mut differences = 0;
+        for scope in &self.scopes {
+            for object in scope.objects.state() {
+                let reference = ObjectRef::from_obj(&*object);
+                let record = object.metadata.uid.as_deref().and_then(|uid| records.get(uid)).map(|stored| (*stored).clone());
+                if decide(&Look::glance(&self.ctx.settings, scope, object, record).seen).writes_record() {
+                    scope.enqueue(reference);
+                    differences += 1;
+                }
+            }
+        }
+        differences
+    }
+
+    /// The records that admit somebody although their objects say otherwise, or are gone. None if there is nothing to compare
+    /// them with: a list that shares nothing with the records, or another cluster, is more likely a mistake than the truth.
+    async fn wrongly_open(&self, records: Vec<Stored>) -> Result<Option<Vec<Stored>>, Failure> {
         let ctx = &self.ctx;
-        // The records first: what is listed after that is newer.
-        let records = ctx.store.live(&ctx.settings.cluster_id, &ctx.settings.installation).await?;
         let mut open: HashMap<_, _> =
             records.into_iter().filter(Stored::admits).map(|stored| (stored.record.owner.uid.clone(), stored)).collect();
         if open.is_empty() {
-            return Ok(Some(Comparison::default()));
+            return Ok(Some(Vec::new()));
         }
         let generations = ctx.list(&self.scopes).await?;
         let shared = open.keys().filter(|uid| generations.contains_key(*uid)).count();
@@ -123,24 +130,22 @@ impl Resync {
             None
         };
         if let Some(doubt) = doubt {
-            error!(doubt, "the records cannot be compared, and nobody signs in; is this the right cluster, and the right store?");
+            error!(doubt, "the records cannot be compared, and nobody vouches for them; is this the right cluster and store?");
             return Ok(None);
         }
-
-        let mut wrong = Vec::new();
         for scope in &self.scopes {
             for object in scope.objects.state() {
-                let uid = object.uid().unwrap_or_default();
-                let Some(stored) = open.remove(&uid) else { continue };
-                let is_listed = generations.get(&uid) == Some(&stored.record.generation);
-                let reference = ObjectRef::from_obj(&*object);
+                let uid = object.metadata.uid.clone().unwrap_or_default();
+                let Some(stored) = open.get(&uid) else { continue };
+                // A cache that is behind the list proves nothing.
+                let is_current = generations.get(&uid) == object.metadata.generation.as_ref();
                 let look = Look::glance(&ctx.settings, scope, object, Some(stored.clone()));
-                if !is_listed || decide(&look.seen).writes_record() {
-                    scope.enqueue(reference);
-                    wrong.push(stored);
+                // A hash that is behind its Secret is none of this: that Secret was accepted once, and waits its turn.
+                if is_current && decide(&look.seen).closing(&look.seen).is_none() {
+                    open.remove(&uid);
                 }
             }
         }
-        Ok(Some(Comparison { orphans: open.into_values().collect(), wrong }))
+        Ok(Some(open.into_values().collect()))
     }
 }

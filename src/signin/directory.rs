@@ -197,19 +197,15 @@ impl Directory {
     /// Takes in what a look at the store has shown of a key, and answers what is known of it then: so nobody is told anything
     /// older from now on. Only what is held already is changed: another row may be gone by now, and nobody would say so again.
     pub(super) fn learn(&self, at: &Head, change: Change) -> Arc<Entry> {
-        let key = change.stored.record.consumer_key.clone();
-        let Some(held) = self.get(&key).filter(|_| self.standing().is_of_same_life(at)) else {
-            return Arc::new(Entry::from(change));
-        };
-        if (held.change, held.vouched) == (change.change, change.vouched) || held.change > change.change {
-            return held;
-        }
-        let entry = Arc::new(Entry::after(Some(&held), change));
+        // Locked before the life is looked at, because whatever is loaded from another life has other numbers.
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(held) = entries.get_mut(&key).filter(|held| held.entry.change < entry.change) {
-            held.entry = entry.clone();
+        let held = entries.get_mut(&change.stored.record.consumer_key).filter(|_| self.standing().is_of_same_life(at));
+        let Some(held) = held else { return Arc::new(Entry::from(change)) };
+        let is_news = (held.entry.change, held.entry.vouched) != (change.change, change.vouched);
+        if is_news && held.entry.change <= change.change {
+            held.entry = Arc::new(Entry::after(Some(&held.entry), change));
         }
-        entry
+        held.entry.clone()
     }
 
     /// Drops everything: it was another life of the store.

@@ -127,9 +127,10 @@ impl Follower {
         } else if !same_life {
             info!("the store has failed over or was restored: nobody signs in until all records were compared");
             self.distrusted = None;
-            self.directory.see(head);
             self.directory.distrust(false);
+            // In this order: nothing of the old life is taken for the new one's.
             self.directory.clear();
+            self.directory.see(head);
         } else if head.reload == seen.reload {
             return Ok(true);
         } else if self.distrusted.is_some_and(|resynced| head.resynced > resynced) {

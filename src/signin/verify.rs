@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::http::HeaderMap;
-use jiff::Timestamp;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -16,15 +16,18 @@ use super::limits::{Buckets, Exhausted, Rate};
 use super::{Caller, Consumer, Credentials, Directory, Settings};
 use crate::consumer::{ConsumerKey, Fingerprint, FingerprintKey, Phc, Record, SecretOutcome, SecretValue};
 use crate::hashing::{HashError, HashPool};
-use crate::store::{Change, ConsumerStore, StoreError};
+use crate::store::{Change, ConsumerStore, StoreError, now};
 use crate::telemetry::Metrics;
 
 /// Hashes that may wait per thread: together they take less than two seconds.
 const WAITING_PER_THREAD: usize = 48;
 
 /// Checks of one key that may wait for their turn: those with the right secret wait for one hash, not for one each, and
-/// guesses at one key do not take the turns of all others. With the standard hash that is less than two seconds.
+/// guesses at one key do not take the turns of all others.
 const WAITING_PER_KEY: usize = 64;
+
+/// How long a check may wait for its turn among those of one key.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Looks at the store for what memory does not accept, a second.
 const LOOKS: Rate = Rate { burst: 200, refill: 200 };
@@ -72,6 +75,10 @@ enum CheckError {
     Busy,
     #[error("too many misses")]
     Limited(Exhausted),
+    #[error("its hash has changed while it was compared; the next attempt sees the new one")]
+    Rotated,
+    #[error("its record has gone while it was looked at")]
+    Gone,
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -162,25 +169,29 @@ impl Verifier {
     }
 
     async fn find(&self, credentials: Credentials, presented: &[Fingerprint], caller: Caller) -> Result<Verdict, CheckError> {
-        let Some(entry) = self.look(&credentials.key).await? else {
+        let Some(mut entry) = self.look(&credentials.key).await? else {
             self.misses_by_caller.take(caller)?;
             return Ok(Verdict::Refused);
         };
+        if let Some(consumer) = entry.opens_to(presented) {
+            return Ok(Verdict::Allowed(consumer.clone()));
+        }
+        let queue = entry.clone();
+        let turn = timeout(PATIENCE, queue.turn(WAITING_PER_KEY)).await;
+        let _turn = turn.ok().flatten().ok_or(CheckError::Busy)?;
+        // Meanwhile somebody may have been faster with the same secret, or have disapproved.
+        entry = self.look_again(&credentials.key, &entry).await?;
+        if let Some(consumer) = entry.opens_to(presented) {
+            return Ok(Verdict::Allowed(consumer.clone()));
+        }
         if !entry.vouched {
             return Err(CheckError::NotCompared);
         }
-        if let Some(consumer) = entry.opens_to(presented) {
-            return Ok(Verdict::Allowed(consumer.clone()));
-        }
-        let _turn = entry.turn(WAITING_PER_KEY).await.ok_or(CheckError::Busy)?;
-        // Whoever had the turn before may have had the same secret.
-        if let Some(consumer) = entry.opens_to(presented) {
-            return Ok(Verdict::Allowed(consumer.clone()));
-        }
+
         self.misses_by_caller.take(caller)?;
         let by_key = (caller, credentials.key.clone());
         let verdict = match self.misses_by_key.take(by_key.clone()) {
-            Ok(()) => self.hash(credentials, presented, &entry).await,
+            Ok(()) => self.hash(credentials, presented, entry).await,
             Err(exhausted) => Err(exhausted.into()),
         };
         if !matches!(verdict, Ok(Verdict::Refused)) {
@@ -192,29 +203,35 @@ impl Verifier {
         verdict
     }
 
-    async fn hash(&self, credentials: Credentials, presented: &[Fingerprint], entry: &Arc<Entry>) -> Result<Verdict, CheckError> {
+    async fn hash(&self, credentials: Credentials, presented: &[Fingerprint], entry: Arc<Entry>) -> Result<Verdict, CheckError> {
         let Ok(_place) = self.waiting.try_acquire() else { return Err(CheckError::Busy) };
         let phc = entry.phc.as_ref().unwrap_or(&self.decoy).clone();
         let fitting = self.hashing.verify(phc, credentials.secrets.clone()).await?;
         self.metrics.signin_hashes.inc();
         let Some(reading) = fitting.filter(|_| entry.consumer.is_some()) else { return Ok(Verdict::Refused) };
         // The hash may have waited for others; meanwhile somebody may have disapproved.
-        let is_current = self.directory.is_current();
-        let now = match self.directory.get(&credentials.key).filter(|now| now.change >= entry.change) {
-            Some(now) if is_current => Some(now),
-            _ => self.look_at_store(&credentials.key).await?,
-        };
-        let Some(now) = now.filter(|now| now.phc == entry.phc) else { return Ok(Verdict::Refused) };
+        let now = self.look_again(&credentials.key, &entry).await?;
         if !now.vouched {
             return Err(CheckError::NotCompared);
         }
         let Some(consumer) = now.consumer.clone() else { return Ok(Verdict::Refused) };
+        if now.phc != entry.phc {
+            return Err(CheckError::Rotated);
+        }
         if let Some(fingerprint) = presented.get(reading) {
-            entry.remember(*fingerprint);
             now.remember(*fingerprint);
         }
         self.renew(&now, credentials, reading);
         Ok(Verdict::Allowed(consumer))
+    }
+
+    /// What is known now of a key that was in this state before.
+    async fn look_again(&self, key: &ConsumerKey, before: &Entry) -> Result<Arc<Entry>, CheckError> {
+        let is_current = self.directory.is_current();
+        match self.directory.get(key).filter(|now| is_current && now.change >= before.change) {
+            Some(now) => Ok(now),
+            None => self.look_at_store(key).await?.ok_or(CheckError::Gone),
+        }
     }
 
     /// What is known of a key. The store is asked, so that a fresh approval works everywhere at once; but not without
@@ -268,7 +285,7 @@ async fn rewrite(
     }
     let renewed = hashing.renew(None, secret).await?;
     let record = Record { secret: SecretOutcome::Accepted(renewed), ..stored.record };
-    match store.write(record, Some(stored.version), Timestamp::now()).await {
+    match store.write(record, Some(stored.version), now()).await {
         Err(StoreError::Swapped) | Ok(_) => Ok(()),
         Err(error) => Err(error.into()),
     }

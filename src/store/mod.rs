@@ -46,7 +46,10 @@ pub trait ConsumerStore: Send + Sync {
 
     /// Vouches for the records of an installation in a cluster: in this life of the store, all of them have been compared
     /// with their objects. Until then they admit nobody.
-    async fn vouch(&self, cluster_id: &str, installation: &str) -> Result<(), StoreError>;
+    ///
+    /// # Errors
+    /// [`StoreError::Swapped`] if another life has begun.
+    async fn vouch(&self, cluster_id: &str, installation: &str, incarnation: &str) -> Result<(), StoreError>;
 
     /// Whether somebody has, in this life of the store.
     async fn is_vouched_for(&self, cluster_id: &str, installation: &str) -> Result<bool, StoreError>;
@@ -165,6 +168,13 @@ pub async fn open(url: &str, access: Access) -> Result<Arc<dyn ConsumerStore>, O
         Some(("postgres" | "postgresql", _)) => Ok(Arc::new(postgres::open(url, access).await?)),
         _ => Err(OpenError::UnknownScheme),
     }
+}
+
+/// The wall clock, for what people read, in whole seconds as Kubernetes writes them. Nothing is ever ordered by it.
+#[must_use]
+pub fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
 
 /// Brings the schema up to date. Migrations that are newer than this program are let be: they only ever add, so that

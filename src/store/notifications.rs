@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use sqlx::postgres::{PgListener, PgPool};
+use sqlx::postgres::{PgListener, PgPool, PgPoolOptions};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{debug, info, warn};
@@ -75,9 +75,12 @@ async fn listen(pool: PgPool, of: Weak<Notifications>) {
 
 /// Listens until the connection is lost, or our own notifications do not arrive over it.
 async fn listen_once(pool: &PgPool, of: &Weak<Notifications>) -> Result<(), sqlx::Error> {
-    let mut listener = PgListener::connect_with(pool).await?;
+    // Not one of the pool's: a listener that is dropped on a silent connection keeps its place for as long as that is silent.
+    let own =
+        PgPoolOptions::new().max_connections(1).acquire_timeout(PATIENCE).connect_lazy_with((*pool.connect_options()).clone());
+    let mut listener = PgListener::connect_with(&own).await?;
     listener.eager_reconnect(false);
-    listener.listen(CHANNEL).await?;
+    timeout(PATIENCE, listener.listen(CHANNEL)).await.map_err(|elapsed| sqlx::Error::Io(elapsed.into()))??;
     // What was said while nobody listened.
     let Some(this) = of.upgrade() else { return Ok(()) };
     this.news.notify_one();
@@ -89,7 +92,10 @@ async fn listen_once(pool: &PgPool, of: &Weak<Notifications>) -> Result<(), sqlx
         let mut heard = false;
         loop {
             let until = sent + if heard { PERIOD } else { PATIENCE };
-            let received = timeout_at(until, listener.try_recv()).await;
+            let received = tokio::select! {
+                received = timeout_at(until, listener.try_recv()) => received,
+                () = pool.close_event() => return Ok(()),
+            };
             let Some(this) = of.upgrade() else { return Ok(()) };
             match received {
                 Ok(notification) => match notification? {

@@ -25,9 +25,7 @@ pub(super) async fn open(url: &str, access: Access) -> Result<SqlStore<Postgres>
         Ok(connected) => connected?.close().await?,
         Err(elapsed) => return Err(sqlx::Error::Io(elapsed.into()).into()),
     }
-    // One more to listen on.
-    let connections = if access == Access::SignIn { CONNECTIONS + 1 } else { CONNECTIONS };
-    let pool = PgPoolOptions::new().max_connections(connections).acquire_timeout(patience).connect_with(options).await?;
+    let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(patience).connect_with(options).await?;
     if access == Access::Controller {
         super::migrate(sqlx::migrate!("src/store/migrations/postgres"), &pool).await?;
     }

@@ -1,8 +1,6 @@
 //! Revocation in the store alone.
 
-use jiff::Timestamp;
-
-use super::{Change, ConsumerStore, StoreError};
+use super::{Change, ConsumerStore, StoreError, now};
 use crate::consumer::{ConsumerKey, Record, Revocation, State};
 
 /// Attempts to write before somebody else does. A record is rarely written twice a second.
@@ -34,8 +32,7 @@ pub async fn revoke(store: &dyn ConsumerStore, key: &ConsumerKey, reason: &str) 
         if stored.record.is_removed() {
             return Err(RevokeError::Removed(key.clone()));
         }
-        let (now, version) = (Timestamp::now(), stored.version);
-        let at = Timestamp::from_second(now.as_second()).unwrap_or(now);
+        let (at, version) = (now(), stored.version);
         let revocation = Revocation { at, reason: reason.to_owned(), generation: stored.record.generation };
         let record = Record { state: State::Revoked, revocation: Some(revocation), ..stored.out_of_scope() };
         match store.write(record, Some(version), at).await {

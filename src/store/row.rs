@@ -13,7 +13,7 @@ use crate::consumer::{
 };
 
 /// The columns of `oauth_consumers` that a record is read from. Times are RFC 3339 in UTC.
-#[derive(sqlx::FromRow)]
+#[derive(Default, sqlx::FromRow)]
 pub(super) struct Row {
     consumer_key: String,
     cluster_id: String,
@@ -75,12 +75,19 @@ where
     Row: FromRow<'r, R>,
     &'static str: ColumnIndex<R>,
     Option<i64>: Decode<'r, R::Database> + Type<R::Database>,
+    String: Decode<'r, R::Database> + Type<R::Database>,
     bool: Decode<'r, R::Database> + Type<R::Database>,
 {
     fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
         let change = |change| {
-            let stored = Row::from_row(row).inspect_err(|cause| error!(%cause, "a row of the store cannot be read; passed over"));
-            Some(Change { change, stored: stored.ok()?.into(), vouched: row.try_get("vouched").ok()? })
+            // What cannot be read was edited by hand. As good as empty, it makes a record that admits nobody.
+            let empty = |cause| {
+                error!(%cause, "a row of the store cannot be read; it admits nobody");
+                let consumer_key = row.try_get("consumer_key")?;
+                Ok::<_, sqlx::Error>(Row { consumer_key, ..Row::default() })
+            };
+            let stored = Row::from_row(row).or_else(empty).ok()?.into();
+            Some(Change { change, stored, vouched: row.try_get("vouched").ok()? })
         };
         Ok(Self { head: Head::from_row(row)?, change: row.try_get::<Option<i64>, _>("change")?.and_then(change) })
     }

@@ -203,15 +203,16 @@ where
         Ok(self.rows::<(String,)>(&self.write, query).await?.len())
     }
 
-    async fn vouch(&self, cluster_id: &str, installation: &str) -> Result<(), StoreError> {
+    async fn vouch(&self, cluster_id: &str, installation: &str, incarnation: &str) -> Result<(), StoreError> {
         let query = sqlx::query(
-            "INSERT INTO resyncs (cluster_id, installation, incarnation) SELECT $1, $2, incarnation FROM feed_state WHERE TRUE \
+            "INSERT INTO resyncs (cluster_id, installation, incarnation) SELECT $1, $2, incarnation FROM feed_state \
+             WHERE incarnation = $3 \
              ON CONFLICT (cluster_id, installation) DO UPDATE SET incarnation = excluded.incarnation RETURNING cluster_id",
         )
         .bind(cluster_id.to_owned())
-        .bind(installation.to_owned());
-        self.rows::<(String,)>(&self.write, query).await?;
-        Ok(())
+        .bind(installation.to_owned())
+        .bind(incarnation.to_owned());
+        if self.rows::<(String,)>(&self.write, query).await?.is_empty() { Err(StoreError::Swapped) } else { Ok(()) }
     }
 
     async fn is_vouched_for(&self, cluster_id: &str, installation: &str) -> Result<bool, StoreError> {

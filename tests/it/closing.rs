@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::support::{Cluster, FaultyStore, Operator, TestStore, condition, eventually, is, on_both_stores};
 
-on_both_stores!(an_end_does_not_wait_for_reconciles, a_rotated_secret_is_no_reason_to_wait);
+on_both_stores!(an_end_does_not_wait_for_reconciles, what_else_there_was_to_do_is_done_after_it);
 
 const SECRET: &str = "a secret, long enough for all";
 
@@ -40,11 +40,12 @@ async fn an_end_does_not_wait_for_reconciles(store: TestStore) {
     let patient =
         |settings: &mut oauthconsumer_operator::controller::Settings| settings.reconcile_timeout = Duration::from_mins(5);
     let operator = Operator::start_with(&cluster, faulty.clone(), "admin", patient).await;
-    let (disapproved, held, deleted, secretless) = (
+    let (disapproved, held, deleted, secretless, rotated) = (
         approved(&cluster, "disapproved").await,
         approved(&cluster, "held").await,
         approved(&cluster, "deleted").await,
         approved(&cluster, "secretless").await,
+        approved(&cluster, "rotated").await,
     );
     occupy(&cluster, &faulty).await;
 
@@ -52,7 +53,9 @@ async fn an_end_does_not_wait_for_reconciles(store: TestStore) {
     cluster.edit("held", json!({ "hold": "leaked" })).await;
     cluster.delete("deleted").await;
     cluster.delete_secret("secretless-oauth").await;
-    for key in [disapproved, held, deleted, secretless] {
+    cluster.secret("rotated-oauth", "the secret after the rotation").await;
+    cluster.edit("rotated", json!({ "approved": false })).await;
+    for key in [disapproved, held, deleted, secretless, rotated] {
         eventually("it is refused", || async { !operator.admits(&key, SECRET).await }).await;
     }
     cluster.wait("disapproved", "says so", is("Approved", "False/Disapproved")).await;
@@ -63,7 +66,7 @@ async fn an_end_does_not_wait_for_reconciles(store: TestStore) {
     assert!(faulty.stalled() >= 16, "nothing else has moved");
 }
 
-async fn a_rotated_secret_is_no_reason_to_wait(store: TestStore) {
+async fn what_else_there_was_to_do_is_done_after_it(store: TestStore) {
     let (cluster, faulty) = (Cluster::new().await, FaultyStore::over(&store));
     let operator = Operator::start(&cluster, faulty.clone()).await;
     let key = approved(&cluster, "jazz").await;

@@ -121,6 +121,12 @@ async fn a_forbidden_secret_is_not_an_absent_one() {
     assert!(says(&failed, "Ready", "failed to get Secret") && says(&failed, "Ready", "forbidden"), "{:?}", failed.status);
     assert!(blind.admits(&key, SECRET).await, "what was approved stays as it was");
 
+    // What ends a sign-in has no need of the Secret.
+    cluster.edit("guarded", json!({ "approved": false })).await;
+    cluster.wait("guarded", "Disapproved", is("Approved", "False/Disapproved")).await;
+    assert!(!blind.admits(&key, SECRET).await);
+    cluster.edit("guarded", json!({ "approved": true })).await;
+
     grant(&cluster, "operator", "seeing", &[rule("", &["secrets"], &["get"])]).await;
     let mended = cluster.wait("guarded", "Approved", is("Approved", "True/Approved")).await;
     assert_eq!(condition(&mended, "Ready"), "True/Synced");

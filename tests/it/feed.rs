@@ -18,7 +18,7 @@ on_both_stores!(
     without_the_store_there_is_neither_yes_nor_no,
     a_feed_that_does_not_answer_is_no_proof,
     a_row_that_is_gone_leaves_memory,
-    a_row_that_nobody_can_read_hides_no_other,
+    a_row_that_was_edited_hides_no_other,
     many_records_are_all_read,
     what_nobody_vouches_for_is_neither_allowed_nor_refused,
     a_store_that_has_gone_back_counts_when_it_was_compared_again,
@@ -36,7 +36,7 @@ async fn put_jazz(store: &dyn ConsumerStore) -> String {
 }
 
 async fn with_jazz(store: &TestStore) -> String {
-    store.store.vouch("cluster", "default").await.unwrap();
+    store.vouch("cluster", "default").await;
     put_jazz(&*store.store).await
 }
 
@@ -125,25 +125,25 @@ async fn a_row_that_is_gone_leaves_memory(store: TestStore) {
     assert!(!check.admits(&key, SECRET).await);
 }
 
-async fn a_row_that_nobody_can_read_hides_no_other(store: TestStore) {
+async fn a_row_that_was_edited_hides_no_other(store: TestStore) {
     let key = with_jazz(&store).await;
-    put(&*store.store, record("spoilt")).await;
-    let spoil = "UPDATE oauth_consumers SET state = 'Approved', name = CAST(x'ff' AS TEXT) WHERE uid = 'spoilt'";
-    if store.url.starts_with("sqlite") {
-        store.sql(spoil).await;
-    } else {
-        // PostgreSQL keeps no text that is none; a hash that is none is as bad as a row can be.
-        store.sql("UPDATE oauth_consumers SET phc = '$argon2id$' WHERE uid = 'spoilt'").await;
-    }
+    let edited = approved("edited", SECRET);
+    put(&*store.store, edited.clone()).await;
     let check = Check::of(store.reader().await).await;
     check.is_current().await;
+    assert!(check.admits(edited.consumer_key.as_str(), SECRET).await);
+    // In SQLite so that it cannot even be read as text; PostgreSQL lets no such thing in.
+    let name = if store.url.starts_with("sqlite") { "CAST(x'ff' AS TEXT)" } else { "'edited'" };
+    store.sql(&format!("UPDATE oauth_consumers SET name = {name} WHERE uid = 'edited'")).await;
+    eventually("it is refused", || async { !check.admits(edited.consumer_key.as_str(), SECRET).await }).await;
     assert!(check.admits(&key, SECRET).await);
-    let spoilt = check.status(record("spoilt").consumer_key.as_str(), SECRET).await;
-    assert_ne!(spoilt, StatusCode::OK);
+    let another = Check::of(store.reader().await).await;
+    another.is_current().await;
+    assert!(another.admits(&key, SECRET).await && !another.admits(edited.consumer_key.as_str(), SECRET).await);
 }
 
 async fn many_records_are_all_read(store: TestStore) {
-    store.store.vouch("cluster", "default").await.unwrap();
+    store.vouch("cluster", "default").await;
     // More than are read at a time, and gaps in the feed between them.
     for i in 0..1_100 {
         put(&*store.store, Record { state: State::Disapproved, ..record(&format!("uid-{i}")) }).await;
@@ -171,13 +171,13 @@ async fn what_nobody_vouches_for_is_neither_allowed_nor_refused(store: TestStore
         check.directory.check().is_err_and(|doubt| doubt.contains("waiting for a controller to compare all records"))
     })
     .await;
-    store.store.vouch("cluster", "default").await.unwrap();
+    store.vouch("cluster", "default").await;
     assert!(check.admits(&key, SECRET).await);
     assert!(!check.admits(NOBODY, SECRET).await);
     assert_eq!(check.status(other.consumer_key.as_str(), SECRET).await, StatusCode::SERVICE_UNAVAILABLE, "each for its own");
     check.is_current().await;
     assert_eq!(check.status(other.consumer_key.as_str(), SECRET).await, StatusCode::SERVICE_UNAVAILABLE, "in memory, too");
-    store.store.vouch("cluster", "other").await.unwrap();
+    store.vouch("cluster", "other").await;
     eventually("they count", || async { check.status(other.consumer_key.as_str(), SECRET).await == StatusCode::OK }).await;
 }
 
@@ -193,12 +193,23 @@ async fn a_store_that_has_gone_back_counts_when_it_was_compared_again(store: Tes
         status == StatusCode::SERVICE_UNAVAILABLE
     })
     .await;
-    store.store.vouch("cluster", "default").await.unwrap();
+    store.vouch("cluster", "default").await;
     check.is_current().await;
     assert!(check.admits(&key, SECRET).await);
 }
 
 // What only PostgreSQL can do.
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_emptied_leaves_memory() {
+    let store = TestStore::postgres().await;
+    let key = with_jazz(&store).await;
+    let check = Check::of(store.reader().await).await;
+    check.is_current().await;
+    assert!(check.admits(&key, SECRET).await);
+    store.sql("TRUNCATE oauth_consumers").await;
+    eventually("it is refused", || async { !check.admits(&key, SECRET).await }).await;
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_notifications_are_found_by_asking() {

@@ -8,7 +8,7 @@ use oauthconsumer_operator::consumer::{HashCost, Record, State};
 use oauthconsumer_operator::hashing::HashPool;
 use oauthconsumer_operator::signin::Settings;
 
-use crate::support::{CHEAP, Check, FaultyStore, TestStore, approved, eventually, on_both_stores, put, unlimited, with_cost};
+use crate::support::{CHEAP, Check, TestStore, approved, eventually, on_both_stores, put, unlimited, with_cost};
 
 on_both_stores!(
     a_consumer_that_is_known_costs_no_look_and_no_hash,
@@ -27,7 +27,7 @@ async fn with_jazz(store: &TestStore) -> String {
     let record = approved("jazz", SECRET);
     let key = record.consumer_key.to_string();
     put(&*store.store, record).await;
-    store.store.vouch("cluster", "default").await.unwrap();
+    store.vouch("cluster", "default").await;
     key
 }
 
@@ -106,20 +106,26 @@ async fn a_cheap_hash_is_renewed_when_its_secret_is_seen(store: TestStore) {
 
 async fn a_disapproval_while_a_hash_waits_is_refused(store: TestStore) {
     let key = with_jazz(&store).await;
-    let faulty = FaultyStore::over(&store);
-    let check = Arc::new(Check::of(faulty.clone()).await);
+    // One thread, and something that keeps it busy for a while.
+    let slow = with_cost("slow", SECRET, HashCost { memory: 64 * 1024, passes: 10, lanes: 1 });
+    put(&*store.store, slow.clone()).await;
+    let check = Arc::new(Check::serve(store.reader().await, unlimited(), HashPool::new(1, CHEAP), None).await);
     check.is_current().await;
-    // The look at the record is answered only after the record has changed.
-    faulty.checking().close();
-    let asked = tokio::spawn({
-        let (check, key) = (check.clone(), key.clone());
-        async move { check.admits(&key, SECRET).await }
-    });
-    faulty.checking().held().await;
+    let ask = |key: String| {
+        let check = check.clone();
+        tokio::spawn(async move { check.status(&key, SECRET).await })
+    };
+    let busy = ask(slow.consumer_key.to_string());
+    eventually("the thread is busy", || async { check.metrics.signin_looks.get() == 1 }).await;
+    // The one waits for the thread, the others for their turn after it.
+    let waiting: Vec<_> = (0..5).map(|_| ask(key.clone())).collect();
+    eventually("all have looked", || async { check.metrics.signin_looks.get() == 6 }).await;
     let before = store.store.by_owner(&approved("jazz", SECRET).owner).await.unwrap().unwrap();
     put(&*store.store, Record { state: State::Disapproved, ..before.record }).await;
-    faulty.checking().release();
-    assert!(!asked.await.unwrap());
+    assert_eq!(busy.await.unwrap(), StatusCode::OK);
+    for asked in waiting {
+        assert_eq!(asked.await.unwrap(), StatusCode::UNAUTHORIZED);
+    }
 }
 
 async fn a_crowd_with_the_same_good_secret_costs_one_hash(store: TestStore) {

@@ -31,6 +31,7 @@ async fn what_a_backup_approves_counts_when_it_was_compared(store: TestStore) {
     let object = cluster.get("deleted").await;
     cluster.delete("deleted").await;
     cluster.gone(&object).await;
+    let later = approved(&cluster, "later").await;
     operator.stop().await;
 
     let store = store.restore(backup).await;
@@ -45,12 +46,15 @@ async fn what_a_backup_approves_counts_when_it_was_compared(store: TestStore) {
         for key in [&revoked, &deleted] {
             assert_ne!(check.status(key, SECRET).await, StatusCode::OK);
         }
+        for key in [&kept, &later] {
+            assert_ne!(check.status(key, SECRET).await, StatusCode::UNAUTHORIZED, "a restore is no denial");
+        }
         check.status(&kept, SECRET).await == StatusCode::OK
     })
     .await;
     assert!(!check.admits(&revoked, SECRET).await && !check.admits(&deleted, SECRET).await);
     operator.settled().await;
-    assert!(check.admits(&kept, SECRET).await);
+    assert!(check.admits(&kept, SECRET).await && check.admits(&later, SECRET).await);
     assert!(!check.admits(&revoked, SECRET).await && !check.admits(&deleted, SECRET).await);
     operator.stop().await;
 }

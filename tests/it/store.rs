@@ -309,11 +309,13 @@ async fn a_revocation_is_written_over_whatever_there_is(store: TestStore) {
 async fn an_installation_is_vouched_for_alone(store: TestStore) {
     let vouched = async |cluster, installation| store.store.is_vouched_for(cluster, installation).await.unwrap();
     assert!(!store.store.head().await.unwrap().compared);
-    store.store.vouch("a", "default").await.unwrap();
+    store.vouch("a", "default").await;
     let before = store.store.head().await.unwrap();
     assert!(before.compared && vouched("a", "default").await);
     assert!(!vouched("a", "other").await && !vouched("b", "default").await);
-    store.store.vouch("b", "default").await.unwrap();
+    store.vouch("b", "default").await;
+    let passed = store.store.vouch("c", "default", "another life").await;
+    assert!(matches!(passed, Err(StoreError::Swapped)) && !vouched("c", "default").await, "of a life that has passed");
     let after = store.store.head().await.unwrap();
     assert!(after.head > before.head && after.reload == after.head, "readers start over");
 }
@@ -393,7 +395,7 @@ async fn a_url_that_names_no_store_is_refused_without_being_printed() {
 async fn the_rights_that_the_documentation_grants_are_enough() {
     let store = TestStore::postgres().await;
     store.store.write(record("jazz"), None, now()).await.unwrap();
-    store.store.vouch("cluster", "default").await.unwrap();
+    store.vouch("cluster", "default").await;
     let roles = ["reads", "writes"].map(|what| format!("{what}_{}", store.url.rsplit_once('/').unwrap().1));
     let documented = include_str!("../../docs/store.md");
     let grants: Vec<_> =

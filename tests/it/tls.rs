@@ -72,7 +72,7 @@ fn curl(check: &Check, key: &str, trusted: &Path) -> Option<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_certificate_is_served_without_a_restart() {
     let store = TestStore::sqlite().await;
-    store.store.vouch("cluster", "default").await.unwrap();
+    store.vouch("cluster", "default").await;
     let record = approved("jazz", SECRET);
     let consumer_key = record.consumer_key.to_string();
     put(&*store.store, record).await;
@@ -165,7 +165,8 @@ async fn postgres_is_verified_and_its_new_authority_is_taken_without_a_restart()
     std::fs::copy(old.certificate(), &trusted).unwrap();
     eventually("it speaks TLS", || async { store::open(&server.verified(&trusted), Access::Controller).await.is_ok() }).await;
     let store = store::open(&server.verified(&trusted), Access::Controller).await.unwrap();
-    store.vouch("cluster", "default").await.unwrap();
+    let life = store.head().await.unwrap().incarnation;
+    store.vouch("cluster", "default", &life).await.unwrap();
     let record = approved("jazz", SECRET);
     let key = record.consumer_key.to_string();
     put(&*store, record).await;

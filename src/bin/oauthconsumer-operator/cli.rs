@@ -76,7 +76,7 @@ pub struct RevokeOptions {
     pub key: ConsumerKey,
 
     /// Why, in a few words: it is shown in the object's status.
-    #[arg(long, value_name = "TEXT", value_parser = reason)]
+    #[arg(long, env = "OAUTHCONSUMER_REASON", value_name = "TEXT", value_parser = reason)]
     pub reason: String,
 
     #[command(flatten)]

@@ -75,6 +75,12 @@ impl TestStore {
         Self { url, store, folder: None }
     }
 
+    /// Vouches for an installation's records, as its controller does.
+    pub async fn vouch(&self, cluster_id: &str, installation: &str) {
+        let head = self.store.head().await.unwrap();
+        self.store.vouch(cluster_id, installation, &head.incarnation).await.unwrap();
+    }
+
     /// Opens the same store once more, as another process would that only reads.
     pub async fn reader(&self) -> Arc<dyn ConsumerStore> {
         store::open(&self.url, Access::SignIn).await.unwrap()
@@ -292,9 +298,9 @@ impl ConsumerStore for FaultyStore {
         self.inner.drop_tombstones(cluster_id, installation, before).await
     }
 
-    async fn vouch(&self, cluster_id: &str, installation: &str) -> Result<(), StoreError> {
+    async fn vouch(&self, cluster_id: &str, installation: &str, incarnation: &str) -> Result<(), StoreError> {
         self.up()?;
-        self.inner.vouch(cluster_id, installation).await
+        self.inner.vouch(cluster_id, installation, incarnation).await
     }
 
     async fn is_vouched_for(&self, cluster_id: &str, installation: &str) -> Result<bool, StoreError> {

@@ -33,3 +33,17 @@ BEGIN
 END $$;
 CREATE TRIGGER resyncs_changed AFTER INSERT OR UPDATE OR DELETE ON resyncs
     FOR EACH ROW EXECUTE FUNCTION resyncs_changed();
+
+-- A tombstone that goes is no news: it admitted nobody before.
+CREATE OR REPLACE FUNCTION oauth_consumers_deleted() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE feed SET head = head + 1, reload = CASE WHEN OLD.state = 'Removed' THEN reload ELSE head + 1 END;
+    PERFORM pg_notify('oauth_consumers', 'reload');
+    RETURN OLD;
+END $$;
+
+-- TRUNCATE runs no triggers of rows.
+CREATE TRIGGER oauth_consumers_truncated AFTER TRUNCATE ON oauth_consumers
+    FOR EACH STATEMENT EXECUTE FUNCTION resyncs_changed();
+CREATE TRIGGER resyncs_truncated AFTER TRUNCATE ON resyncs
+    FOR EACH STATEMENT EXECUTE FUNCTION resyncs_changed();

@@ -27,3 +27,9 @@ END;
 CREATE TRIGGER resyncs_deleted AFTER DELETE ON resyncs BEGIN
     UPDATE feed SET head = head + 1, reload = head + 1, resynced = head + 1;
 END;
+
+-- A tombstone that goes is no news: it admitted nobody before.
+DROP TRIGGER oauth_consumers_deleted;
+CREATE TRIGGER oauth_consumers_deleted AFTER DELETE ON oauth_consumers BEGIN
+    UPDATE feed SET head = head + 1, reload = CASE WHEN OLD.state = 'Removed' THEN reload ELSE head + 1 END;
+END;
