@@ -148,6 +148,9 @@ fn after_commas(list: &[u8]) -> &[u8] {
 
 /// `application/x-www-form-urlencoded`: a plus is a space, `%XX` a byte.
 fn form_decoded(bytes: &[u8]) -> Vec<u8> {
+    if !bytes.iter().any(|byte| b"+%".contains(byte)) {
+        return bytes.to_vec();
+    }
     let spaced: Vec<u8> = bytes.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
     percent_decode(&spaced).collect()
 }

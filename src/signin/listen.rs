@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -9,12 +10,12 @@ use axum::http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -26,13 +27,10 @@ use super::http::Peer;
 /// Connections at once; more wait to be accepted.
 const CONNECTIONS: usize = 4_096;
 
-/// How long a connection may be idle, and how long a client may take to send the head of a request. Longer than gateways keep
-/// theirs, so that they close first and nothing is lost.
+/// A connection without a new request for this long is closed, at the latest after twice as long: whether it is idle, sends a
+/// head that does not end, or does not read its answers. Longer than gateways keep theirs, so that they close first and nothing
+/// is lost. Answers themselves take seconds.
 const IDLE: Duration = Duration::from_secs(75);
-
-/// How long a connection may go without a new request. Clients that ask nothing are left after [`IDLE`], and answers take
-/// seconds: after this, it can only be that the client does not read them.
-const STUCK: Duration = Duration::from_secs(150);
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -95,25 +93,32 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let routes = TowerToHyperService::new(routes);
-    let (asked, mut asks) = watch::channel(());
+    let requests = Arc::new(AtomicU64::new(0));
+    let count = requests.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
-        asked.send_replace(());
+        count.fetch_add(1, Ordering::Relaxed);
         request.extensions_mut().insert(peer);
         routes.call(request)
     });
+    // One timer for all that a client may leave undone, instead of one for each request.
+    let unused = async {
+        let mut before = None;
+        while before != Some(requests.load(Ordering::Relaxed)) {
+            before = Some(requests.load(Ordering::Relaxed));
+            sleep(IDLE).await;
+        }
+    };
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(IDLE)
+        .header_read_timeout(None)
         .max_header_size(HEAD)
         // This alone would let through what fits into the last buffer that is read.
         .max_buf_size(HEAD)
         .serve_connection(TokioIo::new(stream), service);
-    let asking = async { while let Ok(Ok(())) = timeout(STUCK, asks.changed()).await {} };
     tokio::select! {
         ended = watcher.watch(connection) => if let Err(error) = ended {
             debug!(%error, "a connection ended");
         },
-        () = asking => debug!("a client did not read its answers"),
+        () = unused => debug!("a connection was idle or stuck"),
     }
 }
 
@@ -138,7 +143,7 @@ mod tests {
         client.write_all(HALF_A_HEAD).await.unwrap();
         let graceful = GracefulShutdown::new();
         let served = connection(socket, PEER, Router::new(), graceful.watcher());
-        timeout(IDLE * 3 / 2, served).await.expect("the connection is still open");
+        timeout(IDLE * 5 / 2, served).await.expect("the connection is still open");
     }
 
     #[tokio::test(start_paused = true)]
@@ -153,7 +158,7 @@ mod tests {
             }
         };
         tokio::select! {
-            ended = timeout(IDLE * 3 / 2, served) => ended.expect("the connection is still open"),
+            ended = timeout(IDLE * 5 / 2, served) => ended.expect("the connection is still open"),
             () = sending => unreachable!("it sends for ever"),
         }
     }
@@ -164,7 +169,7 @@ mod tests {
         client.write_all(b"GET /signin HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
         let graceful = GracefulShutdown::new();
         let served = connection(socket, PEER, Router::new(), graceful.watcher());
-        timeout(IDLE * 3 / 2, served).await.expect("the connection is still open");
+        timeout(IDLE * 5 / 2, served).await.expect("the connection is still open");
         let mut answer = Vec::new();
         client.read_to_end(&mut answer).await.unwrap();
         assert!(answer.starts_with(b"HTTP/1.1 404 "), "{}", String::from_utf8_lossy(&answer));
@@ -180,7 +185,7 @@ mod tests {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            ended = timeout(STUCK * 2, served) => ended.expect("the connection is still open"),
+            ended = timeout(IDLE * 5 / 2, served) => ended.expect("the connection is still open"),
             () = asking => unreachable!("it reads nothing"),
         }
     }

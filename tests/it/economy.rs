@@ -43,6 +43,11 @@ async fn a_decision_takes_one_look_and_one_patch_and_no_hash() {
         operator.requests.take(),
         ["GET oauthconsumers/decided", "GET secrets/decided-oauth", "PATCH oauthconsumers/decided/status"]
     );
+    cluster.edit("decided", json!({ "approved": false })).await;
+    cluster.wait("decided", "Disapproved", is("Approved", "False/Disapproved")).await;
+    operator.settled().await;
+    let looked_at = operator.requests.take();
+    assert_eq!(looked_at, ["GET oauthconsumers/decided", "PATCH oauthconsumers/decided/status"], "the Secret is no matter");
     assert_eq!(operator.count(Effects::SecretHashed), hashes);
     operator.stop().await;
 }
