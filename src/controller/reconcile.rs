@@ -18,7 +18,7 @@ use super::observe::{Look, SecretWanted};
 use super::scope::Scope;
 use super::{Context, patch};
 use crate::api::OAuthConsumer;
-use crate::consumer::{Again, Conclusion, Effect, Failure, Observed, Outcome, Statement, Stored, conclude, decide};
+use crate::consumer::{Again, Effect, EventReason, Failure, Notice, Observed, Outcome, Statement, Stored, conclude, decide};
 use crate::telemetry::{Effects, ReconcileResult};
 
 /// Reconciles of one scope that are begun at once; most wait for one of the process's slots.
@@ -157,13 +157,15 @@ async fn close(ctx: &Context, scope: &Scope, reference: &ObjectRef<OAuthConsumer
         if !record.as_ref().is_some_and(Stored::admits) {
             return Ok(());
         }
-        let glance = Look::glance(&ctx.settings, scope, object, record);
-        let cached = glance.seen.secret.clone();
-        let mut look = glance.confirm(ctx, false, SecretWanted::IfOpen).await?;
+        let mut look = Look::glance(&ctx.settings, scope, object, record).confirm(ctx, false, SecretWanted::IfOpen).await?;
         let Some(closing) = decide(&look.seen).closing(&look.seen) else { return Ok(()) };
         // With what the cache knows of the Secret, which was perhaps not read: is there anything else to do?
-        let is_whole = decide(&Observed { secret: cached, ..look.seen.clone() }) == closing;
+        let glance = Look::glance(&ctx.settings, scope, look.object.clone(), look.seen.record.clone());
+        let is_whole = decide(&Observed { secret: glance.seen.secret, ..look.seen.clone() }) == closing;
         let outcome = apply(ctx, &mut look, closing).await;
+        if outcome.failure.is_some() && (outcome.cluster_restored || outcome.record != look.seen.record) {
+            report(ctx, &look, &conclude(&look.seen, &outcome).notices);
+        }
         match &outcome.failure {
             // Somebody else wrote first, and may have opened it.
             Some(Failure::Overtaken(_)) if attempt < CLOSING_ATTEMPTS => continue,
@@ -172,15 +174,15 @@ async fn close(ctx: &Context, scope: &Scope, reference: &ObjectRef<OAuthConsumer
                 settle(ctx, look, outcome).await;
             }
             // There is more to do, and until then nothing to say about the object but that this has happened.
-            None => report(ctx, &look, &conclude(&look.seen, &outcome)),
+            None => report(ctx, &look, &conclude(&look.seen, &outcome).notices),
         }
         break;
     }
     Ok(())
 }
 
-fn report(ctx: &Context, look: &Look, conclusion: &Conclusion) {
-    for notice in &conclusion.notices {
+fn report(ctx: &Context, look: &Look, notices: &[Notice]) {
+    for notice in notices {
         ctx.events.report(&look.object, notice);
     }
 }
@@ -189,12 +191,18 @@ fn report(ctx: &Context, look: &Look, conclusion: &Conclusion) {
 async fn settle(ctx: &Context, look: Look, outcome: Outcome) -> Action {
     let conclusion = conclude(&look.seen, &outcome);
     let uid = look.seen.owner.uid.clone();
-    report(ctx, &look, &conclusion);
+    // Reported once the status says so, which happens once.
+    let (revoked, others): (Vec<_>, Vec<_>) =
+        conclusion.notices.into_iter().partition(|notice| notice.reason == EventReason::Revoked);
+    report(ctx, &look, &others);
     let (mut failure, mut again) = (outcome.failure, conclusion.again);
     let mut wrote = look.seen.record != outcome.record;
     if let Some(statement) = &conclusion.statement {
         match publish(ctx, &look, statement).await {
-            Ok(published) => wrote |= published,
+            Ok(published) => {
+                wrote |= published;
+                report(ctx, &look, &revoked);
+            }
             Err(error) => {
                 again = Again::Backoff;
                 failure = failure.or(Some(error));

@@ -17,7 +17,7 @@ use super::observe::Look;
 use super::scope::Scope;
 use super::{Context, now};
 use crate::consumer::{Failure, Stored, decide};
-use crate::store::Head;
+use crate::store::{Head, StoreError};
 
 /// How often the store is asked which life it is in.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -29,18 +29,21 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// is left to them.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long nothing may get better meanwhile: what is left then, a reconcile cannot mend, as an unusable Secret or a key in use.
+const STALL: Duration = Duration::from_secs(1);
+
 /// Vouches for the records whenever nobody does, until told to stop.
 pub(super) async fn run(ctx: Arc<Context>, scopes: Vec<Arc<Scope>>, shutdown: CancellationToken) {
     for scope in &scopes {
         tokio::select! { () = scope.wait_until_ready() => {}, () = shutdown.cancelled() => return }
     }
-    let mut resync = Resync { ctx, scopes, seen: None, is_unsure: true, since: None };
+    let mut resync = Resync { ctx, scopes, seen: None, is_unsure: true, wait: None };
     loop {
         let pause = resync.step().await.unwrap_or_else(|failure| {
             // A store that is down is said often enough by everybody else.
             debug!(cause = %failure, "the records were not compared with their objects; trying again");
             // It may come back as another one, and say that it is the same.
-            resync.is_unsure = true;
+            (resync.is_unsure, resync.wait) = (true, None);
             PERIOD
         });
         tokio::select! { () = sleep(pause) => {}, () = shutdown.cancelled() => return }
@@ -54,8 +57,17 @@ struct Resync {
     seen: Option<Head>,
     /// The store may not be what it was, whatever it says: it stood further once, or was not seen for a moment.
     is_unsure: bool,
-    /// When the comparison began that is under way.
-    since: Option<Instant>,
+    /// The comparison that is under way.
+    wait: Option<Wait>,
+}
+
+/// Reconciles are putting records right.
+#[derive(Clone, Copy)]
+struct Wait {
+    began: Instant,
+    /// The fewest records that were left to them, and since when it is no fewer.
+    fewest: usize,
+    progress: Instant,
 }
 
 // === impl Resync ===
@@ -69,33 +81,55 @@ impl Resync {
         if let Some(seen) = self.seen.replace(head.clone()) {
             let same_life = seen.incarnation == head.incarnation;
             self.is_unsure |= same_life && seen.head > head.head;
-            self.since = self.since.filter(|_| same_life);
+            self.wait = self.wait.filter(|_| same_life);
         }
         if !self.is_unsure && ctx.store.is_vouched_for(cluster_id, installation).await? {
             return Ok(PERIOD);
         }
 
-        let began = *self.since.get_or_insert_with(Instant::now);
         // The records first: what is listed after that is newer.
         let records = ctx.store.live(cluster_id, installation).await?;
-        if self.differences(&records) > 0 && began.elapsed() < PATIENCE {
+        let differences = self.differences(&records, self.wait.is_none());
+        let start = Wait { began: Instant::now(), fewest: differences, progress: Instant::now() };
+        let wait = self.wait.get_or_insert(start);
+        if differences < wait.fewest {
+            (wait.fewest, wait.progress) = (differences, Instant::now());
+        }
+        if differences > 0 && wait.progress.elapsed() < STALL && wait.began.elapsed() < PATIENCE {
             return Ok(PAUSE);
         }
-        let Some(wrong) = self.wrongly_open(records).await? else { return Ok(ctx.settings.sweep_period) };
+        let seconds = wait.began.elapsed().as_secs_f32();
+        let Some(wrong) = self.wrongly_open(records).await? else {
+            self.wait = None;
+            return Ok(ctx.settings.sweep_period);
+        };
+        let mut overtaken = false;
         for stored in wrong {
             let (version, record) = (stored.version, &stored.record);
             let (namespace, name, key) = (record.namespace.clone(), record.object.clone(), record.consumer_key.clone());
-            ctx.store.write(stored.out_of_scope(), Some(version), now()).await?;
-            warn!(namespace, name, %key, "its record was open and its object says otherwise: closed until a reconcile has looked");
+            match ctx.store.write(stored.out_of_scope(), Some(version), now()).await {
+                Ok(_) => {
+                    warn!(namespace, name, %key, "its record was open and its object says otherwise: closed until it was looked at");
+                    for scope in self.scopes.iter().filter(|scope| scope.covers(&namespace)) {
+                        scope.enqueue(ObjectRef::new(&name).within(&namespace));
+                    }
+                }
+                // Whoever wrote has looked; what it is now shows next time.
+                Err(StoreError::Swapped) => overtaken = true,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if overtaken {
+            return Ok(PAUSE);
         }
         ctx.store.vouch(cluster_id, installation, &head.incarnation).await?;
-        (self.is_unsure, self.since) = (false, None);
-        info!(seconds = began.elapsed().as_secs_f32(), "all records have been compared with their objects: they count");
+        (self.is_unsure, self.wait) = (false, None);
+        info!(seconds, "all records have been compared with their objects: they count");
         Ok(PERIOD)
     }
 
-    /// How many records a reconcile would write, as far as the caches tell. They are asked for.
-    fn differences(&self, records: &[Stored]) -> usize {
+    /// How many records a reconcile would write, as far as the caches tell; asks for those reconciles, or only counts.
+    fn differences(&self, records: &[Stored], asks: bool) -> usize {
         let records: HashMap<_, _> = records.iter().map(|stored| (stored.record.owner.uid.as_str(), stored)).collect();
         let mut differences = 0;
         for scope in &self.scopes {
@@ -103,8 +137,10 @@ impl Resync {
                 let reference = ObjectRef::from_obj(&*object);
                 let record = object.metadata.uid.as_deref().and_then(|uid| records.get(uid)).map(|stored| (*stored).clone());
                 if decide(&Look::glance(&self.ctx.settings, scope, object, record).seen).writes_record() {
-                    scope.enqueue(reference);
                     differences += 1;
+                    if asks {
+                        scope.enqueue(reference);
+                    }
                 }
             }
         }

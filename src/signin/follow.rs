@@ -131,11 +131,11 @@ impl Follower {
             // In this order: nothing of the old life is taken for the new one's.
             self.directory.clear();
             self.directory.see(head);
-        } else if head.reload == seen.reload {
-            return Ok(true);
         } else if self.distrusted.is_some_and(|resynced| head.resynced > resynced) {
             self.distrusted = None;
             self.directory.distrust(false);
+        } else if head.reload == seen.reload || head.reload <= self.applied {
+            return Ok(true);
         }
         self.applied = 0;
         self.round += 1;

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::http::HeaderMap;
 use tokio::sync::Semaphore;
@@ -71,6 +71,8 @@ enum CheckError {
     NotCompared,
     #[error("the store cannot be asked: {}", FORMER_PRIMARY)]
     FormerPrimary,
+    #[error("the store took longer to answer than --max-staleness")]
+    Late,
     #[error("too many hashes wait already")]
     Busy,
     #[error("too many misses")]
@@ -176,6 +178,8 @@ impl Verifier {
         if let Some(consumer) = entry.opens_to(presented) {
             return Ok(Verdict::Allowed(consumer.clone()));
         }
+        let by_key = (caller, credentials.key.clone());
+        self.misses_by_key.check(&by_key)?;
         let queue = entry.clone();
         let turn = timeout(PATIENCE, queue.turn(WAITING_PER_KEY)).await;
         let _turn = turn.ok().flatten().ok_or(CheckError::Busy)?;
@@ -189,7 +193,6 @@ impl Verifier {
         }
 
         self.misses_by_caller.take(caller)?;
-        let by_key = (caller, credentials.key.clone());
         let verdict = match self.misses_by_key.take(by_key.clone()) {
             Ok(()) => self.hash(credentials, presented, entry).await,
             Err(exhausted) => Err(exhausted.into()),
@@ -208,7 +211,11 @@ impl Verifier {
         let phc = entry.phc.as_ref().unwrap_or(&self.decoy).clone();
         let fitting = self.hashing.verify(phc, credentials.secrets.clone()).await?;
         self.metrics.signin_hashes.inc();
-        let Some(reading) = fitting.filter(|_| entry.consumer.is_some()) else { return Ok(Verdict::Refused) };
+        let Some(reading) = fitting.filter(|_| entry.consumer.is_some()) else {
+            let is_rotated =
+                self.directory.get(&credentials.key).is_some_and(|now| now.change > entry.change && now.phc != entry.phc);
+            return if is_rotated { Err(CheckError::Rotated) } else { Ok(Verdict::Refused) };
+        };
         // The hash may have waited for others; meanwhile somebody may have disapproved.
         let now = self.look_again(&credentials.key, &entry).await?;
         if !now.vouched {
@@ -238,14 +245,22 @@ impl Verifier {
     /// end, as long as memory can answer.
     async fn look(&self, key: &ConsumerKey) -> Result<Option<Arc<Entry>>, CheckError> {
         if self.directory.is_current() && self.looks.take(()).is_err() {
-            return Ok(self.directory.get(key));
+            let entry = self.directory.get(key);
+            if entry.is_some() || self.directory.is_current() {
+                return Ok(entry);
+            }
         }
         self.look_at_store(key).await
     }
 
     async fn look_at_store(&self, key: &ConsumerKey) -> Result<Option<Arc<Entry>>, CheckError> {
+        let asked = Instant::now();
         let (head, change) = self.store.get().ok_or(CheckError::NotOpen)?.by_key(key).await?;
         self.metrics.signin_looks.inc();
+        // As with memory: an answer is as old as its question.
+        if asked.elapsed() > self.settings.max_staleness {
+            return Err(CheckError::Late);
+        }
         if self.directory.has_seen_later_than(&head) {
             return Err(CheckError::FormerPrimary);
         }

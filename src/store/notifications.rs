@@ -88,7 +88,15 @@ async fn listen_once(pool: &PgPool, of: &Weak<Notifications>) -> Result<(), sqlx
     loop {
         let (probe, sent) = (Uuid::new_v4().to_string(), Instant::now());
         let query = sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(&probe);
-        timeout(PATIENCE, query.execute(pool)).await.map_err(|elapsed| sqlx::Error::Io(elapsed.into()))??;
+        let mut connection = pool.acquire().await?;
+        if let Ok(notified) = timeout(PATIENCE, query.execute(&mut *connection)).await {
+            notified?;
+            drop(connection);
+        } else {
+            // Back in the pool it would keep its place for as long as it hangs.
+            connection.close_on_drop();
+            return Ok(());
+        }
         let mut heard = false;
         loop {
             let until = sent + if heard { PERIOD } else { PATIENCE };

@@ -67,6 +67,34 @@ fn fits(checksum_of_row: &str, record: &Record) -> bool {
     format.is_some_and(|format: u32| format > FORMAT) || checksum_of_row == checksum(record)
 }
 
+/// A row, whatever is in it. What cannot be read was edited by hand: it makes a record that fits no checksum, admits nobody, and
+/// is put right like any other edit.
+pub(super) struct AnyRow(pub(super) Row);
+
+// === impl AnyRow ===
+
+impl<'r, R: sqlx::Row> FromRow<'r, R> for AnyRow
+where
+    Row: FromRow<'r, R>,
+    &'static str: ColumnIndex<R>,
+    i64: Decode<'r, R::Database> + Type<R::Database>,
+    String: Decode<'r, R::Database> + Type<R::Database>,
+{
+    fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
+        Row::from_row(row).map(Self).or_else(|cause| {
+            error!(%cause, "a row of the store cannot be read; it admits nobody");
+            let (consumer_key, cluster_id, uid) = (row.try_get("consumer_key")?, row.try_get("cluster_id")?, row.try_get("uid")?);
+            Ok(Self(Row { consumer_key, cluster_id, uid, version: row.try_get("version")?, ..Row::default() }))
+        })
+    }
+}
+
+impl From<AnyRow> for Stored {
+    fn from(row: AnyRow) -> Self {
+        row.0.into()
+    }
+}
+
 // === impl Joined ===
 
 impl<'r, R: sqlx::Row> FromRow<'r, R> for Joined
@@ -74,19 +102,13 @@ where
     Head: FromRow<'r, R>,
     Row: FromRow<'r, R>,
     &'static str: ColumnIndex<R>,
-    Option<i64>: Decode<'r, R::Database> + Type<R::Database>,
+    i64: Decode<'r, R::Database> + Type<R::Database>,
     String: Decode<'r, R::Database> + Type<R::Database>,
     bool: Decode<'r, R::Database> + Type<R::Database>,
 {
     fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
         let change = |change| {
-            // What cannot be read was edited by hand. As good as empty, it makes a record that admits nobody.
-            let empty = |cause| {
-                error!(%cause, "a row of the store cannot be read; it admits nobody");
-                let consumer_key = row.try_get("consumer_key")?;
-                Ok::<_, sqlx::Error>(Row { consumer_key, ..Row::default() })
-            };
-            let stored = Row::from_row(row).or_else(empty).ok()?.into();
+            let stored = AnyRow::from_row(row).ok()?.into();
             Some(Change { change, stored, vouched: row.try_get("vouched").ok()? })
         };
         Ok(Self { head: Head::from_row(row)?, change: row.try_get::<Option<i64>, _>("change")?.and_then(change) })

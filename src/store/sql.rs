@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use tracing::error;
 
 use super::notifications::Notifications;
-use super::row::{Joined, Row, checksum};
+use super::row::{AnyRow, Joined, checksum};
 use super::{Change, ConsumerStore, Head, StoreError};
 use crate::consumer::{ConsumerKey, Owner, Record, SecretOutcome, Stored};
 
@@ -95,7 +95,7 @@ where
     DB: Database,
     DB::Arguments: IntoArguments<DB>,
     for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
-    for<'r> Row: FromRow<'r, DB::Row>,
+    for<'r> AnyRow: FromRow<'r, DB::Row>,
     for<'r> Head: FromRow<'r, DB::Row>,
     usize: ColumnIndex<DB::Row>,
     for<'q> i64: Encode<'q, DB> + Decode<'q, DB> + Type<DB>,
@@ -108,7 +108,7 @@ where
 {
     async fn by_owner(&self, owner: &Owner) -> Result<Option<Stored>, StoreError> {
         let query = sqlx::query(select!("cluster_id = $1 AND uid = $2")).bind(owner.cluster_id.clone()).bind(owner.uid.clone());
-        Ok(self.rows(&self.read, query).await?.pop().map(Row::into))
+        Ok(self.rows(&self.read, query).await?.pop().map(AnyRow::into))
     }
 
     async fn by_key(&self, key: &ConsumerKey) -> Result<(Head, Option<Change>), StoreError> {
@@ -121,7 +121,7 @@ where
         let query = sqlx::query(select!("cluster_id = $1 AND installation = $2 AND state <> 'Removed'"))
             .bind(cluster_id.to_owned())
             .bind(installation.to_owned());
-        Ok(self.rows(&self.read, query).await?.into_iter().map(Row::into).collect())
+        Ok(self.rows(&self.read, query).await?.into_iter().map(AnyRow::into).collect())
     }
 
     async fn write(&self, record: Record, replaces: Option<i64>, now: Timestamp) -> Result<Stored, StoreError> {
@@ -179,7 +179,7 @@ where
         let query = sqlx::query(select!("cluster_id = $1 AND secret_resource_version <> ''")).bind(cluster_id.to_owned());
         let mut forgotten = 0;
         for row in self.rows(&self.read, query).await? {
-            let Stored { mut record, version, intact } = Row::into(row);
+            let Stored { mut record, version, intact } = AnyRow::into(row);
             let Some(source) = record.secret_source.as_mut().filter(|_| intact) else { continue };
             source.resource_version.clear();
             match self.write(record, Some(version), now).await {

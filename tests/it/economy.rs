@@ -1,6 +1,9 @@
 //! What things cost: requests to the API server, writes to the store, hashes.
 
+use std::time::Duration;
+
 use kube::api::{Patch, PatchParams};
+use oauthconsumer_operator::controller::Settings;
 use oauthconsumer_operator::telemetry::Effects;
 use serde_json::json;
 
@@ -29,7 +32,9 @@ async fn creating_a_consumer_takes_one_secret_get_and_two_patches() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_decision_takes_one_look_and_one_patch_and_no_hash() {
     let (cluster, store) = (Cluster::new().await, TestStore::sqlite().await);
-    let operator = Operator::start(&cluster, store.store.clone()).await;
+    // Rarely enough that no sweep comes in between.
+    let seldom = |settings: &mut Settings| settings.sweep_period = Duration::from_secs(1);
+    let operator = Operator::start_with(&cluster, store.store.clone(), "admin", seldom).await;
     cluster.secret("decided-oauth", SECRET).await;
     cluster.consumer("decided", json!({})).await;
     cluster.ready("decided").await;

@@ -18,6 +18,7 @@ on_both_stores!(
     without_the_store_there_is_neither_yes_nor_no,
     a_feed_that_does_not_answer_is_no_proof,
     a_row_that_is_gone_leaves_memory,
+    a_removal_is_not_missed_when_its_tombstone_is_gone,
     a_row_that_was_edited_hides_no_other,
     many_records_are_all_read,
     what_nobody_vouches_for_is_neither_allowed_nor_refused,
@@ -79,7 +80,7 @@ async fn an_approval_works_at_once_where_memory_does_not_know_it_yet(store: Test
 async fn without_the_store_there_is_neither_yes_nor_no(store: TestStore) {
     let key = with_jazz(&store).await;
     let faulty = FaultyStore::over(&store);
-    let check = Check::with(faulty.clone(), Settings { max_staleness: Duration::from_millis(200), ..unlimited() }).await;
+    let check = Check::with(faulty.clone(), Settings { ..unlimited() }).await;
     check.is_current().await;
     assert!(check.admits(&key, SECRET).await);
     faulty.set_down(true);
@@ -99,7 +100,7 @@ async fn without_the_store_there_is_neither_yes_nor_no(store: TestStore) {
 async fn a_feed_that_does_not_answer_is_no_proof(store: TestStore) {
     let key = with_jazz(&store).await;
     let faulty = FaultyStore::over(&store);
-    let check = Check::with(faulty.clone(), Settings { max_staleness: Duration::from_millis(200), ..unlimited() }).await;
+    let check = Check::with(faulty.clone(), Settings { ..unlimited() }).await;
     check.is_current().await;
     assert!(check.admits(&key, SECRET).await);
     faulty.stall_feed(true);
@@ -122,6 +123,30 @@ async fn a_row_that_is_gone_leaves_memory(store: TestStore) {
     assert!(check.admits(&key, SECRET).await);
     store.sql("DELETE FROM oauth_consumers WHERE uid = 'jazz'").await;
     eventually("one is left", || async { check.directory.len() == 1 }).await;
+    assert!(!check.admits(&key, SECRET).await);
+}
+
+async fn a_removal_is_not_missed_when_its_tombstone_is_gone(store: TestStore) {
+    let key = with_jazz(&store).await;
+    let faulty = FaultyStore::over(&store);
+    let check = Check::of(faulty.clone()).await;
+    check.is_current().await;
+    assert!(check.admits(&key, SECRET).await);
+    let loads = check.metrics.feed_loads.get();
+
+    // One that was seen is no news when it goes, and nothing is read again for it.
+    put(&*store.store, record("other").removed()).await;
+    eventually("it is seen", || async { check.directory.len() == 2 }).await;
+    store.sql("DELETE FROM oauth_consumers WHERE uid = 'other'").await;
+    faulty.stall_feed(true);
+    eventually("the proof is too old", || async { !check.directory.is_current() }).await;
+    assert_eq!(check.metrics.feed_loads.get(), loads);
+
+    let removed = store.store.by_owner(&approved("jazz", SECRET).owner).await.unwrap().unwrap().record.removed();
+    put(&*store.store, removed).await;
+    store.sql("DELETE FROM oauth_consumers WHERE uid = 'jazz'").await;
+    faulty.stall_feed(false);
+    check.is_current().await;
     assert!(!check.admits(&key, SECRET).await);
 }
 

@@ -23,6 +23,7 @@ on_both_stores!(
     the_previous_release_opens_a_newer_schema,
     a_revocation_is_written_over_whatever_there_is,
     an_installation_is_vouched_for_alone,
+    a_store_of_the_release_before_is_brought_up_to_date,
 );
 
 async fn a_record_comes_back_as_it_was_written(store: TestStore) {
@@ -222,14 +223,19 @@ async fn the_previous_release_opens_a_newer_schema(store: TestStore) {
 }
 
 #[tokio::test]
-async fn a_row_that_cannot_be_decoded_hides_nobody_else() {
+async fn a_row_that_cannot_be_decoded_hides_nobody_and_can_be_put_right() {
     let store = TestStore::sqlite().await;
     for uid in ["good", "bad"] {
         store.store.write(record(uid), None, now()).await.unwrap();
     }
     store.sql("UPDATE oauth_consumers SET name = CAST(x'ff41' AS TEXT) WHERE uid = 'bad'").await;
-    let live = store.store.live("cluster", "default").await.unwrap();
-    assert_eq!(live.iter().map(|stored| stored.record.owner.uid.as_str()).collect::<Vec<_>>(), ["good"]);
+    let mut live = store.store.live("cluster", "default").await.unwrap();
+    live.sort_by_key(|stored| stored.record.owner.clone());
+    let seen: Vec<_> = live.iter().map(|stored| (stored.record.owner.uid.as_str(), stored.intact)).collect();
+    assert_eq!(seen, [("bad", false), ("good", true)]);
+    let bad = store.store.by_owner(&record("bad").owner).await.unwrap().unwrap();
+    assert!(!bad.admits() && bad.record.consumer_key == record("bad").consumer_key);
+    assert!(store.store.write(record("bad"), Some(bad.version), now()).await.unwrap().admits());
 }
 
 #[tokio::test]
@@ -318,6 +324,28 @@ async fn an_installation_is_vouched_for_alone(store: TestStore) {
     assert!(matches!(passed, Err(StoreError::Swapped)) && !vouched("c", "default").await, "of a life that has passed");
     let after = store.store.head().await.unwrap();
     assert!(after.head > before.head && after.reload == after.head, "readers start over");
+}
+
+async fn a_store_of_the_release_before_is_brought_up_to_date(store: TestStore) {
+    let written = store.store.write(record("jazz"), None, now()).await.unwrap();
+    let is_sqlite = store.url.starts_with("sqlite");
+    let mut undo = vec!["DROP VIEW feed_state", "DROP TABLE resyncs", "ALTER TABLE feed DROP COLUMN resynced"];
+    if !is_sqlite {
+        undo.push("DROP FUNCTION resyncs_changed CASCADE");
+    }
+    undo.push("DELETE FROM _sqlx_migrations WHERE version = 2");
+    for statement in undo {
+        store.sql(statement).await;
+    }
+    let TestStore { url, store, folder: _folder } = store;
+    store.close().await;
+    drop(store);
+    let store = store::open(&url, Access::Controller).await.unwrap();
+    assert_eq!(store.by_owner(&written.record.owner).await.unwrap(), Some(written));
+    let head = store.head().await.unwrap();
+    assert!(!head.compared && head.head >= 1);
+    store.vouch("cluster", "default", &head.incarnation).await.unwrap();
+    assert!(store.head().await.unwrap().compared);
 }
 
 #[tokio::test]

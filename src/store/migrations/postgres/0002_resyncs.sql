@@ -34,10 +34,10 @@ END $$;
 CREATE TRIGGER resyncs_changed AFTER INSERT OR UPDATE OR DELETE ON resyncs
     FOR EACH ROW EXECUTE FUNCTION resyncs_changed();
 
--- A tombstone that goes is no news: it admitted nobody before.
+-- A tombstone that goes is no news for readers that have seen it: it admitted nobody before.
 CREATE OR REPLACE FUNCTION oauth_consumers_deleted() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    UPDATE feed SET head = head + 1, reload = CASE WHEN OLD.state = 'Removed' THEN reload ELSE head + 1 END;
+    UPDATE feed SET head = head + 1, reload = CASE WHEN OLD.state = 'Removed' THEN greatest(reload, OLD.change) ELSE head + 1 END;
     PERFORM pg_notify('oauth_consumers', 'reload');
     RETURN OLD;
 END $$;

@@ -28,8 +28,8 @@ CREATE TRIGGER resyncs_deleted AFTER DELETE ON resyncs BEGIN
     UPDATE feed SET head = head + 1, reload = head + 1, resynced = head + 1;
 END;
 
--- A tombstone that goes is no news: it admitted nobody before.
+-- A tombstone that goes is no news for readers that have seen it: it admitted nobody before.
 DROP TRIGGER oauth_consumers_deleted;
 CREATE TRIGGER oauth_consumers_deleted AFTER DELETE ON oauth_consumers BEGIN
-    UPDATE feed SET head = head + 1, reload = CASE WHEN OLD.state = 'Removed' THEN reload ELSE head + 1 END;
+    UPDATE feed SET head = head + 1, reload = CASE WHEN OLD.state = 'Removed' THEN max(reload, OLD.change) ELSE head + 1 END;
 END;
