@@ -70,6 +70,15 @@ struct Wait {
     progress: Instant,
 }
 
+/// Records that admit somebody and perhaps should not.
+#[derive(Default)]
+struct Comparison {
+    /// Their objects say otherwise, or are gone.
+    wrong: Vec<Stored>,
+    /// Their objects are there, and the cache does not show yet what they say.
+    unknown: Vec<Stored>,
+}
+
 // === impl Resync ===
 
 impl Resync {
@@ -99,12 +108,16 @@ impl Resync {
             return Ok(PAUSE);
         }
         let seconds = wait.began.elapsed().as_secs_f32();
-        let Some(wrong) = self.wrongly_open(records).await? else {
+        let is_over = wait.began.elapsed() >= PATIENCE;
+        let Some(Comparison { wrong, unknown }) = self.compare(records).await? else {
             self.wait = None;
             return Ok(ctx.settings.sweep_period);
         };
+        if !unknown.is_empty() && !is_over {
+            return Ok(PAUSE);
+        }
         let mut overtaken = false;
-        for stored in wrong {
+        for stored in wrong.into_iter().chain(unknown) {
             let (version, record) = (stored.version, &stored.record);
             let (namespace, name, key) = (record.namespace.clone(), record.object.clone(), record.consumer_key.clone());
             match ctx.store.write(stored.out_of_scope(), Some(version), now()).await {
@@ -147,14 +160,14 @@ impl Resync {
         differences
     }
 
-    /// The records that admit somebody although their objects say otherwise, or are gone. None if there is nothing to compare
-    /// them with: a list that shares nothing with the records, or another cluster, is more likely a mistake than the truth.
-    async fn wrongly_open(&self, records: Vec<Stored>) -> Result<Option<Vec<Stored>>, Failure> {
+    /// Compares the records that admit somebody with their objects. None if there is nothing to compare them with: a list that
+    /// shares nothing with the records, or another cluster, is more likely a mistake than the truth.
+    async fn compare(&self, records: Vec<Stored>) -> Result<Option<Comparison>, Failure> {
         let ctx = &self.ctx;
         let mut open: HashMap<_, _> =
             records.into_iter().filter(Stored::admits).map(|stored| (stored.record.owner.uid.clone(), stored)).collect();
         if open.is_empty() {
-            return Ok(Some(Vec::new()));
+            return Ok(Some(Comparison::default()));
         }
         let generations = ctx.list(&self.scopes).await?;
         let shared = open.keys().filter(|uid| generations.contains_key(*uid)).count();
@@ -169,19 +182,25 @@ impl Resync {
             error!(doubt, "the records cannot be compared, and nobody vouches for them; is this the right cluster and store?");
             return Ok(None);
         }
+        let mut wrong = Vec::new();
         for scope in &self.scopes {
             for object in scope.objects.state() {
                 let uid = object.metadata.uid.clone().unwrap_or_default();
-                let Some(stored) = open.get(&uid) else { continue };
-                // A cache that is behind the list proves nothing.
-                let is_current = generations.get(&uid) == object.metadata.generation.as_ref();
+                // A cache that is behind the list, as it is for moments after every edit, proves nothing.
+                if generations.get(&uid) != object.metadata.generation.as_ref() {
+                    continue;
+                }
+                let Some(stored) = open.remove(&uid) else { continue };
                 let look = Look::glance(&ctx.settings, scope, object, Some(stored.clone()));
                 // A hash that is behind its Secret is none of this: that Secret was accepted once, and waits its turn.
-                if is_current && decide(&look.seen).closing(&look.seen).is_none() {
-                    open.remove(&uid);
+                if decide(&look.seen).closing(&look.seen).is_some() {
+                    wrong.push(stored);
                 }
             }
         }
-        Ok(Some(open.into_values().collect()))
+        let (unknown, orphans): (Vec<_>, Vec<_>) =
+            open.into_values().partition(|stored| generations.contains_key(&stored.record.owner.uid));
+        wrong.extend(orphans);
+        Ok(Some(Comparison { wrong, unknown }))
     }
 }

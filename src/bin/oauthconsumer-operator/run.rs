@@ -197,7 +197,7 @@ pub fn revoke(options: &RevokeOptions) -> Outcome {
         let record = store::revoke(&*store, &options.key, &options.reason).await?;
         let (namespace, object) = (&record.namespace, &record.object);
         println!("revoked {}: {} ({namespace}/{object})", options.key, record.name);
-        println!("Sign-in is refused from now on, until the object is disapproved and then approved again:");
+        println!("Sign-in is refused within a second, until the object is disapproved and then approved again:");
         for approved in [false, true] {
             println!("  kubectl -n {namespace} patch oauthconsumer {object} --type merge -p 'spec: {{approved: {approved}}}'");
             if !approved {
