@@ -25,6 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The pause before a lost connection is made again.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// Attempts to listen that fail in a row before that is said: a pooler mixes statements up, so that some work.
+const FAILURES: u32 = 3;
+
 /// Listens on a connection of its own until it is dropped.
 #[derive(Default)]
 pub(super) struct Notifications {
@@ -65,9 +68,19 @@ impl Notifications {
 }
 
 async fn listen(pool: PgPool, of: Weak<Notifications>) {
+    let mut failures = 0;
     while of.strong_count() > 0 && !pool.is_closed() {
-        if let Err(cause) = listen_once(&pool, &of).await {
-            debug!(%cause, "listening for notifications ended; beginning again");
+        match listen_once(&pool, &of).await {
+            Ok(()) => failures = 0,
+            Err(cause) => {
+                debug!(%cause, "listening for notifications failed; beginning again");
+                failures += 1;
+            }
+        }
+        if failures >= FAILURES
+            && let Some(this) = of.upgrade()
+        {
+            this.set_lost(true);
         }
         sleep(PAUSE).await;
     }
