@@ -88,7 +88,7 @@ impl Resync {
         let (cluster_id, installation) = (&ctx.settings.cluster_id, &ctx.settings.installation);
         let head = ctx.store.head().await?;
         if let Some(seen) = self.seen.replace(head.clone()) {
-            let same_life = seen.incarnation == head.incarnation;
+            let same_life = seen.is_of_same_life_as(&head);
             self.is_unsure |= same_life && seen.head > head.head;
             self.wait = self.wait.filter(|_| same_life);
         }

@@ -209,9 +209,8 @@ impl Scope {
 
 /// Whether an object may have been open until now, and is no longer to be. What was just made never was open.
 fn may_close(object: &OAuthConsumer) -> bool {
-    let is_shut = object.spec.approved != Some(true) || object.spec.hold.is_some();
-    object.metadata.deletion_timestamp.is_some()
-        || (is_shut && object.metadata.generation.is_some_and(|generation| generation > 1))
+    let object = object.observed();
+    object.deleting || (object.is_shut() && object.generation > 1)
 }
 
 /// Caches hold no more than is needed; above all not `last-applied-configuration`, which for a Secret is the secret.

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use axum::http::HeaderValue;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::consumer::{ConsumerKey, Fingerprint, Phc, Record};
@@ -27,11 +26,8 @@ pub struct Directory {
 /// What is known about the store itself.
 #[derive(Default)]
 struct Standing {
-    store_id: String,
-    incarnation: String,
-    server: String,
-    /// The latest that was seen.
-    timeline: i64,
+    /// The first head of the latest life that was seen.
+    seen: Option<Head>,
     /// Nothing it says counts.
     distrusted: bool,
 }
@@ -77,11 +73,6 @@ struct Held {
     entry: Arc<Entry>,
     /// The loading that brought it.
     round: u64,
-}
-
-/// What stays the same from timeline to timeline: only there one is older than another.
-fn server(head: &Head) -> &str {
-    head.incarnation.rsplit_once('/').map_or(&head.incarnation, |(server, _)| server)
 }
 
 // === impl Directory ===
@@ -140,17 +131,12 @@ impl Directory {
 
     /// Whether a later life of the same store has been seen.
     pub(super) fn has_seen_later_than(&self, head: &Head) -> bool {
-        let standing = self.standing();
-        standing.store_id == head.store_id && standing.server == server(head) && standing.timeline > head.timeline
+        self.standing().seen.as_ref().is_some_and(|seen| seen.is_later_than(head))
     }
 
     /// This life of the store has been seen.
     pub(super) fn see(&self, head: &Head) {
-        let mut standing = self.standing.write().unwrap_or_else(PoisonError::into_inner);
-        standing.store_id.clone_from(&head.store_id);
-        standing.incarnation.clone_from(&head.incarnation);
-        server(head).clone_into(&mut standing.server);
-        standing.timeline = head.timeline;
+        self.standing.write().unwrap_or_else(PoisonError::into_inner).seen = Some(head.clone());
     }
 
     /// Whether nothing that the store says counts any more. Either way, what is held is not believed before the next proof.
@@ -199,7 +185,8 @@ impl Directory {
     pub(super) fn learn(&self, at: &Head, change: Change) -> Arc<Entry> {
         // Locked before the life is looked at, because whatever is loaded from another life has other numbers.
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        let held = entries.get_mut(&change.stored.record.consumer_key).filter(|_| self.standing().is_of_same_life(at));
+        let is_of_this_life = self.standing().seen.as_ref().is_some_and(|seen| seen.is_of_same_life_as(at));
+        let held = entries.get_mut(&change.stored.record.consumer_key).filter(|_| is_of_this_life);
         let Some(held) = held else { return Arc::new(Entry::from(change)) };
         let is_news = (held.entry.change, held.entry.vouched) != (change.change, change.vouched);
         if is_news && held.entry.change <= change.change {
@@ -218,14 +205,6 @@ impl Directory {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         entries.retain(|_, held| held.round == round);
         entries.shrink_to_fit();
-    }
-}
-
-// === impl Standing ===
-
-impl Standing {
-    fn is_of_same_life(&self, head: &Head) -> bool {
-        (&self.store_id, &self.incarnation) == (&head.store_id, &head.incarnation)
     }
 }
 

@@ -118,7 +118,7 @@ impl Follower {
             self.directory.see(head);
             return Ok(true);
         };
-        let same_life = (&seen.store_id, &seen.incarnation) == (&head.store_id, &head.incarnation);
+        let same_life = seen.is_of_same_life_as(head);
         if same_life && head.head < seen.head {
             warn!(head = head.head, seen = seen.head, "the store has gone back: nobody signs in until all records were compared");
             self.distrusted = Some(head.resynced);

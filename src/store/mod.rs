@@ -91,6 +91,27 @@ pub struct Head {
     pub compared: bool,
 }
 
+// === impl Head ===
+
+impl Head {
+    /// Whether both are of the same life of the same store.
+    #[must_use]
+    pub fn is_of_same_life_as(&self, other: &Self) -> bool {
+        (&self.store_id, &self.incarnation) == (&other.store_id, &other.incarnation)
+    }
+
+    /// Whether the other is of a former primary: the same server of the same store, on an earlier timeline.
+    #[must_use]
+    pub fn is_later_than(&self, other: &Self) -> bool {
+        self.store_id == other.store_id && self.server() == other.server() && self.timeline > other.timeline
+    }
+
+    /// What stays the same from timeline to timeline: only there one is earlier than another.
+    fn server(&self) -> &str {
+        self.incarnation.rsplit_once('/').map_or(&self.incarnation, |(server, _)| server)
+    }
+}
+
 /// A record as the feed shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {

@@ -4,7 +4,6 @@ use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
 use sqlx::{ColumnIndex, Decode, FromRow, Type};
-
 use tracing::error;
 
 use super::{Change, Head};
@@ -69,7 +68,7 @@ fn fits(checksum_of_row: &str, record: &Record) -> bool {
 
 /// A row, whatever is in it. What cannot be read was edited by hand: it makes a record that fits no checksum, admits nobody, and
 /// is put right like any other edit.
-pub(super) struct AnyRow(pub(super) Row);
+pub(super) struct AnyRow(Row);
 
 // === impl AnyRow ===
 
@@ -100,10 +99,9 @@ impl From<AnyRow> for Stored {
 impl<'r, R: sqlx::Row> FromRow<'r, R> for Joined
 where
     Head: FromRow<'r, R>,
-    Row: FromRow<'r, R>,
+    AnyRow: FromRow<'r, R>,
     &'static str: ColumnIndex<R>,
     i64: Decode<'r, R::Database> + Type<R::Database>,
-    String: Decode<'r, R::Database> + Type<R::Database>,
     bool: Decode<'r, R::Database> + Type<R::Database>,
 {
     fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {

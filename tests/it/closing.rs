@@ -14,13 +14,6 @@ const SECRET: &str = "a secret, long enough for all";
 /// More than are reconciled at a time.
 const BUSY: usize = 20;
 
-async fn approved(cluster: &Cluster, name: &str) -> String {
-    cluster.secret(&format!("{name}-oauth"), SECRET).await;
-    cluster.consumer(name, json!({ "approved": true })).await;
-    let object = cluster.wait(name, "Approved", is("Approved", "True/Approved")).await;
-    object.status.unwrap().consumer_key.unwrap()
-}
-
 /// Occupies the operator with reconciles that do not end.
 async fn occupy(cluster: &Cluster, store: &FaultyStore) {
     for i in 0..BUSY {
@@ -41,11 +34,11 @@ async fn an_end_does_not_wait_for_reconciles(store: TestStore) {
         |settings: &mut oauthconsumer_operator::controller::Settings| settings.reconcile_timeout = Duration::from_mins(5);
     let operator = Operator::start_with(&cluster, faulty.clone(), "admin", patient).await;
     let (disapproved, held, deleted, secretless, rotated) = (
-        approved(&cluster, "disapproved").await,
-        approved(&cluster, "held").await,
-        approved(&cluster, "deleted").await,
-        approved(&cluster, "secretless").await,
-        approved(&cluster, "rotated").await,
+        cluster.approved("disapproved", SECRET).await,
+        cluster.approved("held", SECRET).await,
+        cluster.approved("deleted", SECRET).await,
+        cluster.approved("secretless", SECRET).await,
+        cluster.approved("rotated", SECRET).await,
     );
     occupy(&cluster, &faulty).await;
 
@@ -69,7 +62,7 @@ async fn an_end_does_not_wait_for_reconciles(store: TestStore) {
 async fn what_else_there_was_to_do_is_done_after_it(store: TestStore) {
     let (cluster, faulty) = (Cluster::new().await, FaultyStore::over(&store));
     let operator = Operator::start(&cluster, faulty.clone()).await;
-    let key = approved(&cluster, "jazz").await;
+    let key = cluster.approved("jazz", SECRET).await;
     operator.stop().await;
     cluster.secret("jazz-oauth", "the secret after the rotation").await;
     cluster.edit("jazz", json!({ "approved": false })).await;

@@ -28,26 +28,13 @@ on_both_stores!(
 const SECRET: &str = "a secret, long enough for all";
 const NOBODY: &str = "00000000-0000-5000-8000-000000000000";
 
-/// Writes an approved consumer and answers its key.
-async fn put_jazz(store: &dyn ConsumerStore) -> String {
-    let record = approved("jazz", SECRET);
-    let key = record.consumer_key.to_string();
-    put(store, record).await;
-    key
-}
-
-async fn with_jazz(store: &TestStore) -> String {
-    store.vouch("cluster", "default").await;
-    put_jazz(&*store.store).await
-}
-
 async fn set_state(store: &dyn ConsumerStore, state: State) {
     let stored = store.by_owner(&approved("jazz", SECRET).owner).await.unwrap().unwrap();
     put(store, Record { state, ..stored.record }).await;
 }
 
 async fn a_revocation_is_seen_and_stays(store: TestStore) {
-    let key = with_jazz(&store).await;
+    let key = store.serving("jazz", SECRET).await;
     let check = Check::of(store.reader().await).await;
     check.is_current().await;
     for state in [State::Disapproved, State::OnHold, State::AwaitingApproval, State::Revoked, State::OutOfScope] {
@@ -62,7 +49,7 @@ async fn a_revocation_is_seen_and_stays(store: TestStore) {
 }
 
 async fn an_approval_works_at_once_where_memory_does_not_know_it_yet(store: TestStore) {
-    let key = with_jazz(&store).await;
+    let key = store.serving("jazz", SECRET).await;
     set_state(&*store.store, State::AwaitingApproval).await;
     let faulty = FaultyStore::over(&store);
     let check = Check::with(faulty.clone(), Settings { max_staleness: Duration::from_mins(1), ..unlimited() }).await;
@@ -78,7 +65,7 @@ async fn an_approval_works_at_once_where_memory_does_not_know_it_yet(store: Test
 }
 
 async fn without_the_store_there_is_neither_yes_nor_no(store: TestStore) {
-    let key = with_jazz(&store).await;
+    let key = store.serving("jazz", SECRET).await;
     let faulty = FaultyStore::over(&store);
     let check = Check::with(faulty.clone(), Settings { ..unlimited() }).await;
     check.is_current().await;
@@ -98,7 +85,7 @@ async fn without_the_store_there_is_neither_yes_nor_no(store: TestStore) {
 }
 
 async fn a_feed_that_does_not_answer_is_no_proof(store: TestStore) {
-    let key = with_jazz(&store).await;
+    let key = store.serving("jazz", SECRET).await;
     let faulty = FaultyStore::over(&store);
     let check = Check::with(faulty.clone(), Settings { ..unlimited() }).await;
     check.is_current().await;
@@ -116,7 +103,7 @@ async fn a_feed_that_does_not_answer_is_no_proof(store: TestStore) {
 }
 
 async fn a_row_that_is_gone_leaves_memory(store: TestStore) {
-    let key = with_jazz(&store).await;
+    let key = store.serving("jazz", SECRET).await;
     put(&*store.store, record("other")).await;
     let check = Check::of(store.reader().await).await;
     eventually("both are in memory", || async { check.directory.len() == 2 }).await;
@@ -127,7 +114,7 @@ async fn a_row_that_is_gone_leaves_memory(store: TestStore) {
 }
 
 async fn a_removal_is_not_missed_when_its_tombstone_is_gone(store: TestStore) {
-    let key = with_jazz(&store).await;
+    let key = store.serving("jazz", SECRET).await;
     let faulty = FaultyStore::over(&store);
     let check = Check::of(faulty.clone()).await;
     check.is_current().await;
@@ -151,7 +138,7 @@ async fn a_removal_is_not_missed_when_its_tombstone_is_gone(store: TestStore) {
 }
 
 async fn a_row_that_was_edited_hides_no_other(store: TestStore) {
-    let key = with_jazz(&store).await;
+    let key = store.serving("jazz", SECRET).await;
     let edited = approved("edited", SECRET);
     put(&*store.store, edited.clone()).await;
     let check = Check::of(store.reader().await).await;
@@ -176,7 +163,7 @@ async fn many_records_are_all_read(store: TestStore) {
             store.sql(&format!("DELETE FROM oauth_consumers WHERE uid = 'uid-{}'", i / 2)).await;
         }
     }
-    let key = put_jazz(&*store.store).await;
+    let key = store.put_approved("jazz", SECRET).await;
     let rows = store.text("SELECT CAST(COUNT(*) AS TEXT) FROM oauth_consumers").await.unwrap();
     let check = Check::of(store.reader().await).await;
     check.is_current().await;
@@ -185,7 +172,7 @@ async fn many_records_are_all_read(store: TestStore) {
 }
 
 async fn what_nobody_vouches_for_is_neither_allowed_nor_refused(store: TestStore) {
-    let key = put_jazz(&*store.store).await;
+    let key = store.put_approved("jazz", SECRET).await;
     let other = Record { installation: "other".into(), ..approved("other", SECRET) };
     put(&*store.store, other.clone()).await;
     let check = Check::of(store.reader().await).await;
@@ -207,7 +194,7 @@ async fn what_nobody_vouches_for_is_neither_allowed_nor_refused(store: TestStore
 }
 
 async fn a_store_that_has_gone_back_counts_when_it_was_compared_again(store: TestStore) {
-    let key = with_jazz(&store).await;
+    let key = store.serving("jazz", SECRET).await;
     let check = Check::of(store.reader().await).await;
     check.is_current().await;
     assert!(check.admits(&key, SECRET).await);
@@ -228,7 +215,7 @@ async fn a_store_that_has_gone_back_counts_when_it_was_compared_again(store: Tes
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_emptied_leaves_memory() {
     let store = TestStore::postgres().await;
-    let key = with_jazz(&store).await;
+    let key = store.serving("jazz", SECRET).await;
     let check = Check::of(store.reader().await).await;
     check.is_current().await;
     assert!(check.admits(&key, SECRET).await);
@@ -239,7 +226,7 @@ async fn a_table_that_is_emptied_leaves_memory() {
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_notifications_are_found_by_asking() {
     let store = TestStore::postgres().await;
-    let key = with_jazz(&store).await;
+    let key = store.serving("jazz", SECRET).await;
     // Triggers count the feed as ever, and say nothing.
     store.sql("CREATE FUNCTION public.pg_notify(text, text) RETURNS void LANGUAGE sql AS 'SELECT'").await;
     store.sql("ALTER FUNCTION oauth_consumers_changed() SET search_path = public, pg_catalog").await;
@@ -253,7 +240,7 @@ async fn lost_notifications_are_found_by_asking() {
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_are_cut_or_silent_lose_nothing() {
     let store = TestStore::postgres().await;
-    let key = with_jazz(&store).await;
+    let key = store.serving("jazz", SECRET).await;
     let proxy = Proxy::before(&store.url).await;
     let check = Check::of(store::open(&proxy.url, Access::SignIn).await.unwrap()).await;
     check.is_current().await;
@@ -277,7 +264,7 @@ async fn connections_that_are_cut_or_silent_lose_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn any_number_of_checks_follow_one_store() {
     let store = TestStore::postgres().await;
-    let key = with_jazz(&store).await;
+    let key = store.serving("jazz", SECRET).await;
     let mut checks = Vec::new();
     for _ in 0..4 {
         checks.push(Arc::new(Check::of(store.reader().await).await));
@@ -295,7 +282,7 @@ async fn any_number_of_checks_follow_one_store() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pooler_in_transaction_mode_is_noticed_and_said() {
     let store = TestStore::postgres().await;
-    let key = with_jazz(&store).await;
+    let key = store.serving("jazz", SECRET).await;
     let pooler = Companion::start("with-pgbouncer.sh", "OAUTHCONSUMER_TEST_PGBOUNCER_URL");
     let database = store.url.rsplit_once('/').unwrap().1;
     let url = format!("{}/{database}", pooler.value.rsplit_once('/').unwrap().0);

@@ -22,17 +22,8 @@ on_both_stores!(
 const SECRET: &str = "a secret, long enough for all";
 const WRONG: &str = "a wrong secret, long enough";
 
-/// A store with one approved consumer, and its key.
-async fn with_jazz(store: &TestStore) -> String {
-    let record = approved("jazz", SECRET);
-    let key = record.consumer_key.to_string();
-    put(&*store.store, record).await;
-    store.vouch("cluster", "default").await;
-    key
-}
-
 async fn a_consumer_that_is_known_costs_no_look_and_no_hash(store: TestStore) {
-    let key = with_jazz(&store).await;
+    let key = store.serving("jazz", SECRET).await;
     let check = Check::of(store.reader().await).await;
     check.is_current().await;
     assert!(check.admits(&key, SECRET).await);
@@ -45,7 +36,7 @@ async fn a_consumer_that_is_known_costs_no_look_and_no_hash(store: TestStore) {
 }
 
 async fn what_is_refused_costs_a_hash_unless_it_never_was_issued(store: TestStore) {
-    let key = with_jazz(&store).await;
+    let key = store.serving("jazz", SECRET).await;
     let states = [State::AwaitingApproval, State::Disapproved, State::OnHold, State::Revoked, State::OutOfScope, State::Removed];
     let mut issued = vec![(key.clone(), WRONG)];
     for state in states {
@@ -69,7 +60,7 @@ async fn what_is_refused_costs_a_hash_unless_it_never_was_issued(store: TestStor
 }
 
 async fn a_known_secret_outlives_a_rename_and_not_a_rotation(store: TestStore) {
-    let key = with_jazz(&store).await;
+    let key = store.serving("jazz", SECRET).await;
     let check = Check::of(store.reader().await).await;
     check.is_current().await;
     assert!(check.admits(&key, SECRET).await);
@@ -90,7 +81,7 @@ async fn a_known_secret_outlives_a_rename_and_not_a_rotation(store: TestStore) {
 }
 
 async fn a_cheap_hash_is_renewed_when_its_secret_is_seen(store: TestStore) {
-    let key = with_jazz(&store).await;
+    let key = store.serving("jazz", SECRET).await;
     let dear = HashCost { memory: 64, passes: 2, lanes: 1 };
     let check = Check::serve(store.reader().await, unlimited(), HashPool::new(2, dear), None).await;
     let phc = async || store.text("SELECT phc FROM oauth_consumers").await.unwrap();
@@ -105,7 +96,7 @@ async fn a_cheap_hash_is_renewed_when_its_secret_is_seen(store: TestStore) {
 }
 
 async fn a_disapproval_while_a_hash_waits_is_refused(store: TestStore) {
-    let key = with_jazz(&store).await;
+    let key = store.serving("jazz", SECRET).await;
     // One thread, and something that keeps it busy for a while.
     let slow = with_cost("slow", SECRET, HashCost { memory: 64 * 1024, passes: 10, lanes: 1 });
     put(&*store.store, slow.clone()).await;
@@ -130,7 +121,7 @@ async fn a_disapproval_while_a_hash_waits_is_refused(store: TestStore) {
 }
 
 async fn a_crowd_with_the_same_good_secret_costs_one_hash(store: TestStore) {
-    let key = with_jazz(&store).await;
+    let key = store.serving("jazz", SECRET).await;
     let check = Check::with(store.reader().await, Settings::default()).await;
     check.is_current().await;
     let answers = join_all((0..60).map(|_| check.status(&key, SECRET))).await;
@@ -141,7 +132,7 @@ async fn a_crowd_with_the_same_good_secret_costs_one_hash(store: TestStore) {
 #[tokio::test(flavor = "multi_thread")]
 async fn guesses_at_one_key_do_not_take_the_turns_of_others() {
     let store = TestStore::sqlite().await;
-    let key = with_jazz(&store).await;
+    let key = store.serving("jazz", SECRET).await;
     let slow = with_cost("blues", SECRET, HashCost { memory: 4096, passes: 8, lanes: 1 });
     let attacked = slow.consumer_key.to_string();
     put(&*store.store, slow).await;

@@ -13,25 +13,21 @@ on_both_stores!(what_a_backup_approves_counts_when_it_was_compared);
 
 const SECRET: &str = "a secret, long enough for all";
 
-async fn approved(cluster: &Cluster, name: &str) -> String {
-    cluster.secret(&format!("{name}-oauth"), SECRET).await;
-    cluster.consumer(name, json!({ "approved": true })).await;
-    let object = cluster.wait(name, "Approved", is("Approved", "True/Approved")).await;
-    object.status.unwrap().consumer_key.unwrap()
-}
-
 async fn what_a_backup_approves_counts_when_it_was_compared(store: TestStore) {
     let cluster = Cluster::new().await;
     let operator = Operator::start(&cluster, store.store.clone()).await;
-    let (kept, revoked, deleted) =
-        (approved(&cluster, "kept").await, approved(&cluster, "revoked").await, approved(&cluster, "deleted").await);
+    let (kept, revoked, deleted) = (
+        cluster.approved("kept", SECRET).await,
+        cluster.approved("revoked", SECRET).await,
+        cluster.approved("deleted", SECRET).await,
+    );
     let backup = store.back_up().await;
     cluster.edit("revoked", json!({ "approved": false })).await;
     cluster.ready("revoked").await;
     let object = cluster.get("deleted").await;
     cluster.delete("deleted").await;
     cluster.gone(&object).await;
-    let later = approved(&cluster, "later").await;
+    let later = cluster.approved("later", SECRET).await;
     operator.stop().await;
 
     let store = store.restore(backup).await;
@@ -95,7 +91,7 @@ async fn a_failover_that_loses_a_disapproval_does_not_bring_the_sign_in_back() {
     let store = store::open(&proxy.url, Access::Controller).await.unwrap();
     let operator = Operator::start(&cluster, store.clone()).await;
     let check = Check::of(store::open(&proxy.url, Access::SignIn).await.unwrap()).await;
-    let key = approved(&cluster, "jazz").await;
+    let key = cluster.approved("jazz", SECRET).await;
     check.is_current().await;
     assert!(check.admits(&key, SECRET).await);
     eventually("the replica knows", || async { Pair::state_at(&replica, &key).await.as_deref() == Some("Approved") }).await;

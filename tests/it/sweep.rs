@@ -24,14 +24,6 @@ on_both_stores!(
 const PATCH: PatchParams = PatchParams { dry_run: false, force: false, field_manager: None, field_validation: None };
 const SECRET: &str = "a secret, long enough for all";
 
-/// A consumer that can sign in; answers its key.
-async fn approved(cluster: &Cluster, name: &str) -> String {
-    cluster.secret(&format!("{name}-oauth"), SECRET).await;
-    cluster.consumer(name, json!({ "approved": true })).await;
-    let object = cluster.wait(name, "Approved", is("Approved", "True/Approved")).await;
-    object.status.unwrap().consumer_key.unwrap()
-}
-
 /// No sweep comes by itself.
 fn rarely(settings: &mut Settings) {
     settings.sweep_period = std::time::Duration::from_hours(1);
@@ -40,7 +32,7 @@ fn rarely(settings: &mut Settings) {
 async fn an_edited_record_is_refused_at_once_and_put_right(store: TestStore) {
     let cluster = Cluster::new().await;
     let quiet = Operator::start_with(&cluster, store.store.clone(), "admin", rarely).await;
-    let key = approved(&cluster, "edited").await;
+    let key = cluster.approved("edited", SECRET).await;
     cluster.secret("never-oauth", SECRET).await;
     cluster.consumer("never", json!({ "approved": false })).await;
     let never = cluster.ready("never").await.status.unwrap().consumer_key.unwrap();
@@ -82,7 +74,7 @@ async fn an_edited_record_is_refused_at_once_and_put_right(store: TestStore) {
 async fn a_lost_record_is_written_again_under_its_key(store: TestStore) {
     let cluster = Cluster::new().await;
     let operator = Operator::start(&cluster, store.store.clone()).await;
-    let key = approved(&cluster, "lost").await;
+    let key = cluster.approved("lost", SECRET).await;
     store.sql("DELETE FROM oauth_consumers").await;
     eventually("the consumer can sign in again", || operator.admits(&key, SECRET)).await;
     cluster.event("lost", "RecordRepaired").await;
@@ -94,7 +86,7 @@ async fn a_lost_record_is_written_again_under_its_key(store: TestStore) {
 async fn a_made_up_record_is_removed(store: TestStore) {
     let cluster = Cluster::new().await;
     let operator = Operator::start(&cluster, store.store.clone()).await;
-    let key = approved(&cluster, "real").await;
+    let key = cluster.approved("real", SECRET).await;
     let columns = "cluster_id, installation, namespace, object, name, generation, state, phc, secret_problem, secret_name, \
                    secret_key, secret_uid, secret_resource_version, decision_approved, decision_by, decision_at, \
                    decision_generation, updated_at, version, checksum";
@@ -118,7 +110,7 @@ async fn an_orphan_goes_when_its_finalizer_was_taken_by_force(store: TestStore) 
     // With the operator up: noticed by the deletion alone, for the reconcile of the object is held.
     let faulty = FaultyStore::over(&store);
     let operator = Operator::start_with(&cluster, faulty.clone(), "admin", rarely).await;
-    let key = approved(&cluster, "forced").await;
+    let key = cluster.approved("forced", SECRET).await;
     faulty.reading().close();
     by_force().await.unwrap();
     faulty.reading().held().await;
@@ -127,7 +119,7 @@ async fn an_orphan_goes_when_its_finalizer_was_taken_by_force(store: TestStore) 
     faulty.reading().release();
 
     // With the operator down: found by the sweep.
-    let key = approved(&cluster, "forced").await;
+    let key = cluster.approved("forced", SECRET).await;
     operator.stop().await;
     by_force().await.unwrap();
     cluster.delete("forced").await;
@@ -141,7 +133,7 @@ async fn records_out_of_scope_are_disabled_until_they_are_back(store: TestStore)
     let (kept, dropped) = (Cluster::new().await, Cluster::new().await);
     let both = |settings: &mut Settings| settings.namespaces = vec![kept.namespace.clone(), dropped.namespace.clone()];
     let operator = Operator::start_with(&kept, store.store.clone(), "admin", both).await;
-    let (inside, outside) = (approved(&kept, "inside").await, approved(&dropped, "outside").await);
+    let (inside, outside) = (kept.approved("inside", SECRET).await, dropped.approved("outside", SECRET).await);
     operator.stop().await;
 
     let operator = Operator::start(&kept, store.store.clone()).await;
@@ -163,7 +155,7 @@ async fn records_out_of_scope_are_disabled_until_they_are_back(store: TestStore)
 async fn after_a_restore_of_the_cluster_hashes_are_checked_once(store: TestStore) {
     let cluster = Cluster::new().await;
     let operator = Operator::start(&cluster, store.store.clone()).await;
-    let keys = [approved(&cluster, "one").await, approved(&cluster, "two").await];
+    let keys = [cluster.approved("one", SECRET).await, cluster.approved("two", SECRET).await];
     operator.stop().await;
 
     // As if etcd had been set back: of one Secret the store has seen a newer version than the cluster shows.
@@ -191,7 +183,7 @@ async fn after_a_restore_of_the_cluster_hashes_are_checked_once(store: TestStore
 async fn an_orphan_is_missed_twice_before_it_goes(store: TestStore) {
     let cluster = Cluster::new().await;
     let operator = Operator::start(&cluster, store.store.clone()).await;
-    approved(&cluster, "kept").await;
+    cluster.approved("kept", SECRET).await;
     vanished(&cluster, operator, 1).await;
     let once = Operator::start_with(&cluster, store.store.clone(), "admin", rarely).await;
     eventually("the first sweep is over", || async { once.metrics.sweeps.get() == 1 }).await;
@@ -206,7 +198,7 @@ async fn nothing_is_removed_in_another_cluster(store: TestStore) {
     let cluster = Cluster::new().await;
     let elsewhere = |settings: &mut Settings| settings.cluster_id = "another-cluster".into();
     let operator = Operator::start_with(&cluster, store.store.clone(), "admin", elsewhere).await;
-    approved(&cluster, "kept").await;
+    cluster.approved("kept", SECRET).await;
     let keys = vanished(&cluster, operator, 1).await;
     // The id is now said to be this cluster's UID, and is not.
     let mistaken = |settings: &mut Settings| {
@@ -225,7 +217,7 @@ async fn old_tombstones_are_dropped(store: TestStore) {
     let cluster = Cluster::new().await;
     let operator = Operator::start(&cluster, store.store.clone()).await;
     for (name, days) in [("old", 91), ("young", 89)] {
-        approved(&cluster, name).await;
+        cluster.approved(name, SECRET).await;
         let object = cluster.get(name).await;
         cluster.delete(name).await;
         cluster.gone(&object).await;
@@ -244,7 +236,7 @@ async fn the_guard_removes_a_few_orphans_at_a_time_and_says_so() {
     const COUNT: u64 = 12;
     let (cluster, store) = (Cluster::new().await, TestStore::sqlite().await);
     let operator = Operator::start(&cluster, store.store.clone()).await;
-    let kept = approved(&cluster, "kept").await;
+    let kept = cluster.approved("kept", SECRET).await;
     let keys = vanished(&cluster, operator, COUNT).await;
 
     let slowly = |settings: &mut Settings| settings.sweep_period = std::time::Duration::from_secs(2);

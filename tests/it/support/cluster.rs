@@ -171,6 +171,14 @@ impl Cluster {
         self.consumers.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await
     }
 
+    /// Creates a consumer with this secret that can sign in; answers its key.
+    pub async fn approved(&self, name: &str, secret: &str) -> String {
+        self.secret(&format!("{name}-oauth"), secret).await;
+        self.consumer(name, json!({ "approved": true })).await;
+        let object = self.wait(name, "Approved", is("Approved", "True/Approved")).await;
+        object.status.unwrap().consumer_key.unwrap()
+    }
+
     /// Merges a change into an object's spec, as `kubectl patch --type=merge` does.
     pub async fn edit(&self, name: &str, spec: Value) -> OAuthConsumer {
         let patch = Patch::Merge(json!({ "spec": spec }));

@@ -15,6 +15,8 @@ use tempfile::{NamedTempFile, TempDir};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use super::records::{approved, put};
+
 /// An empty store of the test's own.
 pub struct TestStore {
     pub url: String,
@@ -73,6 +75,20 @@ impl TestStore {
         let url = format!("{}/{database}", server.rsplit_once('/').unwrap().0);
         let store = store::open(&url, Access::Controller).await.unwrap();
         Self { url, store, folder: None }
+    }
+
+    /// Writes the record of an approved consumer with this secret; answers its key.
+    pub async fn put_approved(&self, uid: &str, secret: &str) -> String {
+        let record = approved(uid, secret);
+        let key = record.consumer_key.to_string();
+        put(&*self.store, record).await;
+        key
+    }
+
+    /// The same in a store that somebody vouches for: it can sign in.
+    pub async fn serving(&self, uid: &str, secret: &str) -> String {
+        self.vouch("cluster", "default").await;
+        self.put_approved(uid, secret).await
     }
 
     /// Vouches for an installation's records, as its controller does.
