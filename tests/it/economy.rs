@@ -11,11 +11,17 @@ use crate::support::{Cluster, FaultyStore, Operator, TestStore, eventually, is};
 
 const SECRET: &str = "a secret, long enough for all";
 
+/// Rarely enough that no sweep comes in between.
+fn seldom(settings: &mut Settings) {
+    settings.sweep_period = Duration::from_secs(1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn creating_a_consumer_takes_one_secret_get_and_two_patches() {
     let (cluster, store) = (Cluster::new().await, TestStore::sqlite().await);
-    let operator = Operator::start(&cluster, store.store.clone()).await;
+    // Before the operator starts, so that it is in its cache: one that is not yet is asked for once more.
     cluster.secret("cheap-oauth", SECRET).await;
+    let operator = Operator::start_with(&cluster, store.store.clone(), "admin", seldom).await;
     operator.requests.take();
     let store_writes = operator.count(Effects::RecordWritten);
     cluster.consumer("cheap", json!({ "approved": true })).await;
@@ -32,8 +38,6 @@ async fn creating_a_consumer_takes_one_secret_get_and_two_patches() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_decision_takes_one_look_and_one_patch_and_no_hash() {
     let (cluster, store) = (Cluster::new().await, TestStore::sqlite().await);
-    // Rarely enough that no sweep comes in between.
-    let seldom = |settings: &mut Settings| settings.sweep_period = Duration::from_secs(1);
     let operator = Operator::start_with(&cluster, store.store.clone(), "admin", seldom).await;
     cluster.secret("decided-oauth", SECRET).await;
     cluster.consumer("decided", json!({})).await;
