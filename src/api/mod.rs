@@ -9,10 +9,18 @@ pub use resource::{OAuthConsumer, OAuthConsumerSpec, OAuthConsumerStatus, Publis
 pub use schema::crd;
 pub use status::{render, same_but_for_times};
 
+use kube::ResourceExt;
+
 use crate::consumer::{ConsumerKey, Object, SecretRef};
 
 /// The finalizer that keeps an object until its record is removed.
 pub const FINALIZER: &str = "oauthconsumers.dev/record";
+
+/// The annotation in which the API server writes down who changed `spec.approved` last.
+pub const DECIDED_BY: &str = "oauthconsumers.dev/decided-by";
+
+/// What `status.decision.by` has room for, in characters.
+const LONGEST_USER: usize = 1024;
 
 // === impl OAuthConsumer ===
 
@@ -33,6 +41,7 @@ impl OAuthConsumer {
             consumer_name: spec.name.clone(),
             secret_ref: SecretRef { name: spec.secret_ref.name.clone(), key: spec.secret_ref.key.clone() },
             approved: spec.approved,
+            decided_by: self.annotations().get(DECIDED_BY).filter(|user| user.chars().count() <= LONGEST_USER).cloned(),
             hold: spec.hold.clone(),
             // The schema lets only well-formed keys in.
             adopted_key: spec.consumer_key.as_deref().and_then(|key| ConsumerKey::parse(key).ok()),

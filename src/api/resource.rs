@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use super::schema;
+use super::{LONGEST_USER, schema};
 use crate::consumer::State;
 
 /// What an administrator says about an OAuth consumer.
@@ -140,7 +140,7 @@ pub struct PublishedDecision {
 
     /// Who decided, vouched for by the API server. Empty where the API server does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 1024))]
+    #[schemars(length(max = LONGEST_USER))]
     pub by: Option<String>,
 
     /// When the decision was committed to the store.

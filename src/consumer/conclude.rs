@@ -211,6 +211,13 @@ fn refused(reason: Reason, message: &str, stalled: bool) -> Statement {
 /// The record is what the object says; this is what it says.
 fn from_record(seen: &Observed, object: &Object, record: &Record) -> Statement {
     let decided = match record.state {
+        State::AwaitingApproval if record.is_unproved() => Verdict::new(
+            Truth::False,
+            Reason::ApprovalUnproved,
+            "spec.approved was set to true while the API server did not ask who may approve, so it does not count; an administrator \
+             installs the policy oauthconsumers-approve, then an approver sets spec.approved to false and, once the status says \
+             Disapproved, to true again",
+        ),
         State::Approved => Verdict::new(Truth::True, Reason::Approved, "sign-in is allowed"),
         State::Disapproved => Verdict::new(Truth::False, Reason::Disapproved, "spec.approved is false: sign-in is refused"),
         State::OnHold => Verdict::new(
@@ -255,7 +262,11 @@ fn from_record(seen: &Observed, object: &Object, record: &Record) -> Statement {
         (Verdict::new(Truth::True, Reason::Synced, "the store holds exactly what this object says"), decided)
     };
     Statement {
-        committed: Committed::Record { key: record.consumer_key.clone(), state: record.state, decision: record.decision.clone() },
+        committed: Committed::Record {
+            key: record.consumer_key.clone(),
+            state: record.state,
+            decision: record.decision.clone().filter(|_| !record.is_unproved()),
+        },
         ready,
         approved,
         secret_ready: Some(secret_ready),
@@ -310,12 +321,22 @@ fn notices(seen: &Observed, outcome: &Outcome) -> Vec<Notice> {
 
 /// What changed about decision, hold and secret.
 fn changes(seen: &Observed, before: Option<&Record>, after: &Record, say: &mut impl FnMut(EventReason, String)) {
-    let decided = |record: &Record| record.decision.as_ref().map(|decision| decision.approved);
+    fn decided(record: &Record) -> Option<&Decision> {
+        record.decision.as_ref().filter(|_| !record.is_unproved())
+    }
+    let by =
+        seen.object.as_ref().and_then(|object| object.decided_by.as_ref()).map_or_else(String::new, |by| format!(" by {by}"));
+    let when = format!("{by} in generation {}", after.generation);
     match (before.and_then(decided), decided(after)) {
         (before, after) if before == after => {}
-        (_, Some(true)) => say(EventReason::Approved, format!("approved in generation {}", after.generation)),
-        (_, Some(false)) => say(EventReason::Disapproved, format!("disapproved in generation {}", after.generation)),
-        (_, None) => say(EventReason::Disapproved, format!("the approval is withdrawn in generation {}", after.generation)),
+        (_, Some(Decision { approved: true, .. })) => say(EventReason::Approved, format!("approved{when}")),
+        (_, Some(_)) => say(EventReason::Disapproved, format!("disapproved{when}")),
+        (_, None) if after.is_unproved() => {}
+        (_, None) => say(EventReason::Disapproved, format!("the approval is withdrawn{when}")),
+    }
+    if after.is_unproved() && !before.is_some_and(Record::is_unproved) {
+        let note = "spec.approved is true, but the API server does not ask who may approve, so it does not count";
+        say(EventReason::ApprovalUnproved, note.into());
     }
     match (before.and_then(|record| record.hold.as_ref()), &after.hold) {
         (before, after) if before == after.as_ref() => {}
@@ -364,7 +385,11 @@ impl Notice {
     pub fn is_warning(&self) -> bool {
         matches!(
             self.reason,
-            EventReason::SecretUnusable | EventReason::RecordRepaired | EventReason::Revoked | EventReason::ClusterRestored
+            EventReason::SecretUnusable
+                | EventReason::RecordRepaired
+                | EventReason::Revoked
+                | EventReason::ClusterRestored
+                | EventReason::ApprovalUnproved
         )
     }
 }

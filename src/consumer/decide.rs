@@ -48,6 +48,8 @@ pub enum DecisionDraft {
     New {
         /// `spec.approved`.
         approved: bool,
+        /// See [`Decision::by`].
+        by: Option<String>,
     },
 }
 
@@ -83,6 +85,27 @@ pub fn decide(seen: &Observed) -> Plan {
         (!object.has_finalizer).then_some(Effect::AddFinalizer),
         (!draft.is_recorded(seen, object)).then(|| Effect::WriteRecord(Box::new(draft))),
     ])
+}
+
+/// Whether the spec says something that counts only when the API server asks who may say it: an approval that is not recorded
+/// yet, or a change of what is approved.
+#[must_use]
+pub fn needs_proof(seen: &Observed) -> bool {
+    let Some(object) = seen.object.as_ref().filter(|object| !object.deleting && !seen.has_foreign_key(object)) else {
+        return false;
+    };
+    let draft = |approvals_count| Draft::new(&Observed { approvals_count, ..seen.clone() }, object);
+    draft(true).state != draft(false).state
+}
+
+/// What is recorded, but for edited rows, in which decision and hash prove nothing.
+fn trusted(seen: &Observed) -> Option<&Record> {
+    seen.live().filter(|stored| stored.intact).map(|stored| &stored.record)
+}
+
+/// Whether the spec was found approved before, as it is now.
+fn is_known_to_be_open(trusted: Option<&Record>, object: &Object) -> bool {
+    trusted.is_some_and(|record| record.state == State::Approved && record.generation == object.generation)
 }
 
 // === impl Plan ===
@@ -127,16 +150,28 @@ impl Plan {
 
 impl Draft {
     fn new(seen: &Observed, object: &Object) -> Self {
-        // What an edited row says about decision and hash proves nothing.
-        let trusted = seen.live().filter(|stored| stored.intact).map(|stored| &stored.record);
-
-        let decision = object.approved.map(|approved| match trusted.and_then(|record| record.decision.clone()) {
-            Some(decision) if decision.approved == approved => DecisionDraft::Keep(decision),
-            _ => DecisionDraft::New { approved },
+        let trusted = trusted(seen);
+        let recorded = trusted.and_then(|record| record.decision.clone());
+        // Another stamp in a later generation: decided to and fro between two looks.
+        let is_same = |decision: &Decision| {
+            let stamped = object.decided_by.is_some() && object.decided_by != decision.by;
+            Some(decision.approved) == object.approved
+                && !(stamped && trusted.is_some_and(|record| object.generation > record.generation))
+        };
+        let decision = object.approved.map(|approved| match recorded.filter(is_same) {
+            Some(decision) => DecisionDraft::Keep(decision),
+            None => DecisionDraft::New { approved, by: object.decided_by.clone() },
         });
+        let is_new = matches!(decision, Some(DecisionDraft::New { .. }));
+        // An approval that did not count does not count later, either, until it is made anew.
+        let was_unproved = !is_new && trusted.is_some_and(Record::is_unproved);
+        let opens = is_new || (object.hold.is_none() && !is_known_to_be_open(trusted, object));
+        let is_unproved = object.approved == Some(true) && (was_unproved || (opens && !seen.approvals_count));
         // A revocation is sticky, in tombstones and edited rows, too: it goes only with a decision that is known to be new.
-        let newly_approved = trusted.is_some_and(|record| record.state != State::OutOfScope)
-            && decision == Some(DecisionDraft::New { approved: true });
+        let newly_approved = object.approved == Some(true)
+            && is_new
+            && !is_unproved
+            && trusted.is_some_and(|record| record.state != State::OutOfScope);
         let revocation = seen
             .record
             .as_ref()
@@ -144,6 +179,7 @@ impl Draft {
             .filter(|revocation| !(newly_approved && object.generation > revocation.generation));
         let state = match (&revocation, &object.hold, object.approved) {
             (Some(_), _, _) => State::Revoked,
+            (None, _, _) if is_unproved => State::AwaitingApproval,
             (None, Some(_), _) => State::OnHold,
             (None, None, Some(true)) => State::Approved,
             (None, None, Some(false)) => State::Disapproved,

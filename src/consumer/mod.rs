@@ -15,7 +15,7 @@ mod record;
 mod secret;
 
 pub use conclude::{Again, Committed, Conclusion, Failure, Notice, Outcome, Statement, Truth, Verdict, conclude};
-pub use decide::{DecisionDraft, Draft, Effect, Plan, SecretDraft, decide};
+pub use decide::{DecisionDraft, Draft, Effect, Plan, SecretDraft, decide, needs_proof};
 pub use key::{ConsumerKey, InvalidKey};
 pub use observed::{Object, Observed, SecretRef, SecretSeen};
 pub use phc::{HashCost, HashMemory, Phc, PhcError};

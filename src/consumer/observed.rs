@@ -17,6 +17,8 @@ pub struct Observed {
     pub secret: SecretSeen,
     /// Its record. Read *before* object and Secret were looked at.
     pub record: Option<Stored>,
+    /// Whether a new approval counts: false when the API server was found not to ask whether people may approve.
+    pub approvals_count: bool,
     /// Whether this process knows the record's hash to be the hash of the Secret's value, so that none has to be computed.
     pub hash_is_known: bool,
 }
@@ -42,6 +44,8 @@ pub struct Object {
     pub secret_ref: SecretRef,
     /// `spec.approved`.
     pub approved: Option<bool>,
+    /// Who decided that, in the words of the API server's stamp.
+    pub decided_by: Option<String>,
     /// `spec.hold`.
     pub hold: Option<String>,
     /// `spec.consumerKey`: a key brought along.

@@ -21,6 +21,8 @@ pub enum Reason {
     Approved,
     /// Nobody has decided yet.
     AwaitingApproval,
+    /// Approved while the API server did not ask who may approve.
+    ApprovalUnproved,
     /// Somebody decided against it.
     Disapproved,
     /// `spec.hold` is set.
@@ -48,6 +50,8 @@ pub enum EventReason {
     Approved,
     /// The approval was refused or withdrawn.
     Disapproved,
+    /// An approval does not count: the API server did not ask who may approve.
+    ApprovalUnproved,
     /// A hold was set.
     Held,
     /// A hold was lifted.

@@ -137,6 +137,13 @@ impl Record {
         self.state == State::Removed
     }
 
+    /// Whether somebody set `spec.approved` while the API server did not ask whether they may: such an approval does not count,
+    /// also when the API server asks again, until it is made anew.
+    #[must_use]
+    pub fn is_unproved(&self) -> bool {
+        self.state == State::AwaitingApproval && self.decision.as_ref().is_some_and(|decision| decision.approved)
+    }
+
     /// The hash that a sign-in is checked against, if there is a usable secret.
     #[must_use]
     pub fn phc(&self) -> Option<&Phc> {

@@ -85,7 +85,7 @@ async fn write(ctx: &Context, look: &Look, object: &Object, draft: Draft) -> Res
     let now = now();
     let decision = draft.decision.map(|decision| match decision {
         DecisionDraft::Keep(decision) => decision,
-        DecisionDraft::New { approved } => Decision { approved, by: None, at: now, generation: object.generation },
+        DecisionDraft::New { approved, by } => Decision { approved, by, at: now, generation: object.generation },
     });
     let record = Record {
         decision,

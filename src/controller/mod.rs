@@ -4,11 +4,13 @@
 //! than the record it replaces. So a stale cache, a slow process or a second controller can cost work, but do no harm.
 
 mod apply;
+pub mod cleanup;
 mod events;
 mod failure;
 mod memory;
 mod observe;
 mod patch;
+mod proof;
 mod reconcile;
 mod resync;
 mod scope;
@@ -35,6 +37,8 @@ use crate::telemetry::{Metrics, Readiness};
 use events::Events;
 pub use failure::message;
 use memory::{Attempts, KnownHashes, OwnWrites};
+pub use proof::ApprovalProof;
+use proof::Proofs;
 use scope::{Scope, within};
 
 /// What the controller is told.
@@ -50,6 +54,10 @@ pub struct Settings {
     pub namespaces: Vec<String>,
     /// The bounds of a secret.
     pub limits: SecretLimits,
+    /// Whether an approval counts only when the API server is known to ask who may approve.
+    pub approval_proof: ApprovalProof,
+    /// For how long that is known of a namespace.
+    pub proof_lifetime: Duration,
     /// How often all records are compared with all objects.
     pub sweep_period: Duration,
     /// How long one reconcile may take.
@@ -70,6 +78,7 @@ pub struct Context {
     known_hashes: KnownHashes,
     own_writes: OwnWrites,
     attempts: Attempts,
+    proofs: Proofs,
     /// A reconcile takes one of these, whichever namespace it is for.
     slots: Semaphore,
 }
@@ -113,6 +122,7 @@ pub async fn run(
         fingerprints: FingerprintKey::new(rand::random()),
         known_hashes: KnownHashes::default(),
         own_writes: OwnWrites::default(),
+        proofs: Proofs::default(),
         slots: Semaphore::new(CONCURRENCY),
     });
 

@@ -11,7 +11,7 @@ use super::scope::Scope;
 use super::{Context, Settings, now};
 use crate::api::{OAuthConsumer, OAuthConsumerStatus, render, same_but_for_times};
 use crate::consumer::{
-    Failure, Object, Observed, Owner, SecretProblem, SecretSeen, SecretSource, SecretValue, Statement, Stored,
+    Failure, Object, Observed, Owner, SecretProblem, SecretSeen, SecretSource, SecretValue, Statement, Stored, needs_proof,
 };
 
 /// What was seen, and the object it was seen on, for the preconditions of patches.
@@ -76,6 +76,9 @@ impl Look {
         };
         let mut look = Self::new(&ctx.settings, object, Some(view), secret, self.seen.record);
         look.seen.hash_is_known = known;
+        if needs_proof(&look.seen) {
+            look.seen.approvals_count = ctx.proofs.of(ctx, &look.object).await?;
+        }
         Ok(look)
     }
 
@@ -95,7 +98,16 @@ impl Look {
     ) -> Self {
         let owner = Owner { cluster_id: settings.cluster_id.clone(), uid: object.uid().unwrap_or_default() };
         let installation = settings.installation.clone();
-        let seen = Observed { owner, installation, limits: settings.limits, object: view, secret, record, hash_is_known: false };
+        let seen = Observed {
+            owner,
+            installation,
+            limits: settings.limits,
+            object: view,
+            secret,
+            record,
+            approvals_count: true,
+            hash_is_known: false,
+        };
         Self { object, seen }
     }
 }

@@ -21,6 +21,10 @@ pub struct Metrics {
     pub events_dropped: Counter,
     /// Whether the objects have been listed and are watched: 0 while waiting for the CRD or the first list.
     pub watching: Gauge,
+    /// 1 if an approval counts only when the API server asks who may approve, 0 if that is not looked at.
+    pub approval_proof: Gauge,
+    /// Approvals that did not count because it does not.
+    pub approvals_unproved: Counter,
     /// Sweeps that were finished.
     pub sweeps: Counter,
     /// Live records, as of the last sweep.
@@ -113,6 +117,8 @@ impl Default for Metrics {
             effects: Family::default(),
             events_dropped: Counter::default(),
             watching: Gauge::default(),
+            approval_proof: Gauge::default(),
+            approvals_unproved: Counter::default(),
             sweeps: Counter::default(),
             records: Gauge::default(),
             orphans: Gauge::default(),
@@ -136,6 +142,16 @@ impl Default for Metrics {
             "watching",
             "1 once OAuthConsumers are watched, 0 while waiting for the CRD or the first list",
             m.watching.clone(),
+        );
+        r.register(
+            "approval_proof",
+            "1 if an approval counts only when the API server is known to ask who may approve, 0 if that is not looked at",
+            m.approval_proof.clone(),
+        );
+        r.register(
+            "approvals_unproved",
+            "Approvals that did not count because the API server does not ask who may approve",
+            m.approvals_unproved.clone(),
         );
         r.register("sweeps", "Sweeps that were finished", m.sweeps.clone());
         r.register("records", "Live records, as of the last sweep", m.records.clone());

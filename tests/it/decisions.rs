@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use oauthconsumer_operator::consumer::{
     Again, Committed, ConsumerKey, Decision, DecisionDraft, Effect, EventReason, Failure, Object, Observed, Outcome, Owner, Phc,
     Plan, Reason, Record, Revocation, SecretDraft, SecretLimits, SecretOutcome, SecretProblem, SecretRef, SecretSeen,
-    SecretSource, SecretValue, State, Stored, Truth, conclude, decide,
+    SecretSource, SecretValue, State, Stored, Truth, conclude, decide, needs_proof,
 };
 
 const CLUSTER: &str = "cluster";
@@ -20,6 +20,8 @@ struct World {
     object: Option<Object>,
     secret: Option<(&'static str, &'static str)>,
     record: Option<Stored>,
+    /// Whether the API server asks who may approve.
+    guarded: bool,
 }
 
 fn own_key() -> ConsumerKey {
@@ -37,6 +39,7 @@ fn object() -> Object {
         consumer_name: "Jazz".into(),
         secret_ref: SecretRef { name: "jazz-oauth".into(), key: "consumerSecret".into() },
         approved: None,
+        decided_by: None,
         hold: None,
         adopted_key: None,
         published_key: None,
@@ -73,7 +76,7 @@ fn worlds() -> Vec<World> {
     let mut worlds = Vec::new();
     for object in &objects {
         for secret in secrets {
-            worlds.push(World { object: object.clone(), secret, record: None });
+            worlds.push(World { object: object.clone(), secret, record: None, guarded: true });
         }
     }
     worlds
@@ -96,6 +99,7 @@ impl World {
             object: self.object.clone(),
             secret,
             record: self.record.clone(),
+            approvals_count: true,
             hash_is_known: false,
         }
     }
@@ -106,10 +110,12 @@ impl World {
 
     fn look(&self) -> Observed {
         let read = |(_, value): (&str, &str)| SecretValue::accept(value.as_bytes(), SecretLimits::default());
-        match (self.source(), self.secret) {
+        let mut look = match (self.source(), self.secret) {
             (Some(source), Some(secret)) => self.observed(SecretSeen::Read(source, read(secret))),
             _ => self.observed(SecretSeen::Missing),
-        }
+        };
+        look.approvals_count = self.guarded || !needs_proof(&look);
+        look
     }
 
     /// One reconcile: the world afterwards, and what was done.
@@ -142,8 +148,8 @@ impl World {
                 };
                 let decision = draft.decision.clone().map(|decision| match decision {
                     DecisionDraft::Keep(decision) => decision,
-                    DecisionDraft::New { approved } => {
-                        Decision { approved, by: None, at: Timestamp::UNIX_EPOCH, generation: object.generation }
+                    DecisionDraft::New { approved, by } => {
+                        Decision { approved, by, at: Timestamp::UNIX_EPOCH, generation: object.generation }
                     }
                 });
                 let record = Record {
@@ -282,6 +288,81 @@ fn nothing_is_open_that_nobody_approved() {
             assert_eq!(phc.as_str(), format!("the hash of {}", before.secret.unwrap().1), "the hash is of what the Secret holds");
         }
     }
+}
+
+#[test]
+fn an_approval_that_nobody_guarded_never_counts() {
+    let mut refused = 0;
+    for (before, open, _) in all().filter(|(before, after, _)| is_kept(before) && before.record != after.record) {
+        let (unguarded, _) = World { guarded: false, ..before.clone() }.settle();
+        let record = unguarded.live().unwrap();
+        let object = before.object.as_ref().unwrap();
+        let was_open = before.live().is_some_and(|old| old.state == State::Approved && old.generation == object.generation);
+        assert!(record.state != State::Approved || (was_open && before.record.unwrap().intact), "{record:?}");
+        if record.state == open.live().unwrap().state {
+            continue;
+        }
+        // Neither does it count later, whether or not the hold that is on it is lifted; nor is anybody named for it.
+        refused += 1;
+        assert!(record.is_unproved() || record.state == State::Revoked);
+        let outcome = Outcome { record: unguarded.record.clone(), ..Outcome::default() };
+        if record.is_unproved() {
+            let statement = conclude(&unguarded.look(), &outcome).statement.unwrap();
+            assert!(matches!(statement.committed, Committed::Record { state: State::AwaitingApproval, decision: None, .. }));
+        }
+        let mut later = World { guarded: true, ..unguarded };
+        assert!(decide(&later.glance()).is_empty() || later.secret == Some(("4", SHORT)));
+        edit(&mut later, |object| object.hold = None);
+        assert!(!later.settle().0.record.unwrap().admits());
+        // Made anew, it does.
+        edit(&mut later, |object| object.approved = Some(false));
+        later = later.settle().0;
+        edit(&mut later, |object| object.approved = Some(true));
+        assert_eq!(later.settle().0.live().unwrap().state, State::Approved);
+    }
+    assert!(refused > 100, "{refused}");
+}
+
+#[test]
+fn what_changes_about_an_approved_consumer_is_guarded_too() {
+    let approved = || World {
+        object: Some(Object { approved: Some(true), decided_by: Some("alice".into()), ..object() }),
+        secret: Some(("1", VALUE)),
+        record: None,
+        guarded: true,
+    };
+    let then = |change: fn(&mut Object)| {
+        let mut world = World { guarded: false, ..approved().settle().0 };
+        edit(&mut world, change);
+        world.settle().0.live().unwrap().clone()
+    };
+    assert!(then(|object| object.consumer_name = "Another".into()).is_unproved());
+    assert!(then(|object| object.secret_ref.name = "another".into()).is_unproved());
+    assert_eq!(then(|object| object.hold = Some("leaked".into())).state, State::OnHold);
+    // No decision, so no new generation: whatever the annotation says then was put there past the policies.
+    let mut forged = approved().settle().0;
+    forged.object.as_mut().unwrap().decided_by = Some("mallory".into());
+    assert!(decide(&forged.glance()).is_empty());
+}
+
+#[test]
+fn decisions_to_and_fro_between_two_looks_are_told_by_their_stamp() {
+    let object = Object { approved: Some(true), decided_by: Some("alice".into()), ..object() };
+    let mut world = World { object: Some(object), secret: Some(("1", VALUE)), record: None, guarded: true }.settle().0;
+    edit(&mut world, |_| {});
+    edit(&mut world, |object| object.decided_by = Some("bob".into()));
+    let decision = world.settle().0.live().unwrap().decision.clone().unwrap();
+    assert_eq!((decision.by.as_deref(), decision.generation), (Some("bob"), 3));
+    // A replaced manifest has no stamp: that is no decision.
+    edit(&mut world, |object| object.decided_by = None);
+    let decision = world.settle().0.live().unwrap().decision.clone().unwrap();
+    assert_eq!((decision.by.as_deref(), decision.generation), (Some("alice"), 1));
+}
+
+fn edit(world: &mut World, change: impl FnOnce(&mut Object)) {
+    let object = world.object.as_mut().unwrap();
+    object.generation += 1;
+    change(object);
 }
 
 #[test]
@@ -459,7 +540,7 @@ fn failures_claim_nothing() {
 fn a_removed_record_comes_back_only_with_its_object() {
     // Only a restore of etcd can show an object again whose removal was recorded.
     let tombstone = Stored { record: record(&object(), State::Removed), version: 7, intact: true };
-    let back = World { object: Some(object()), secret: Some(("1", VALUE)), record: Some(tombstone) };
+    let back = World { object: Some(object()), secret: Some(("1", VALUE)), record: Some(tombstone), guarded: true };
     let (after, _) = back.settle();
     assert_eq!(after.live().map(|record| record.consumer_key.clone()), Some(own_key()));
     assert_eq!(after.record.unwrap().version, 8);
@@ -470,14 +551,14 @@ fn older_versions_betray_a_restored_cluster() {
     let recorded = |generation, version: &str| {
         let source = SecretSource {
             resource_version: version.into(),
-            ..World { object: None, secret: Some(("", VALUE)), record: None }.source().unwrap()
+            ..World { object: None, secret: Some(("", VALUE)), record: None, guarded: true }.source().unwrap()
         };
         let record = Record { generation, secret_source: Some(source), ..record(&object(), State::Approved) };
         Some(Stored { record, version: 1, intact: true })
     };
     let seen = |generation, version: &'static str, record| {
         let object = Object { generation, ..object() };
-        World { object: Some(object), secret: Some((version, VALUE)), record }.look().shows_restored_cluster()
+        World { object: Some(object), secret: Some((version, VALUE)), record, guarded: true }.look().shows_restored_cluster()
     };
     assert!(!seen(2, "100", recorded(2, "100")));
     assert!(!seen(3, "101", recorded(2, "100")));

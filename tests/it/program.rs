@@ -16,7 +16,7 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn help_teaches() {
     let help = text(&run(&["--help"]).stdout);
-    for command in ["run", "controller", "signin", "revoke", "crd", "completion"] {
+    for command in ["run", "controller", "signin", "revoke", "cleanup", "crd", "completion"] {
         assert!(help.contains(command), "{help}");
     }
     let help = text(&run(&["run", "--help"]).stdout);
@@ -27,6 +27,7 @@ fn help_teaches() {
         "admin-addr",
         "namespaces",
         "cluster-id",
+        "approval-proof",
         "sweep-period",
         "max-staleness",
         "miss-limit-caller",
@@ -94,6 +95,8 @@ fn on_a_fresh_control_plane(script: &str) {
         .args(["bash", "-euo", "pipefail", "-c", script])
         .current_dir(root)
         .env("PROGRAM", PROGRAM)
+        // The API server here has none of the chart's policies.
+        .env("OAUTHCONSUMER_APPROVAL_PROOF", "off")
         .output()
         .unwrap();
     assert!(ran.status.success(), "{}\n{}", text(&ran.stdout), text(&ran.stderr));

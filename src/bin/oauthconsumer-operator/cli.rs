@@ -9,6 +9,7 @@ use clap_complete::Shell;
 use ipnet::IpNet;
 use jiff::SignedDuration;
 use oauthconsumer_operator::consumer::{ConsumerKey, HashCost};
+use oauthconsumer_operator::controller::ApprovalProof;
 use oauthconsumer_operator::signin::{Rate, Settings};
 use oauthconsumer_operator::telemetry::LogFormat;
 use tracing_subscriber::EnvFilter;
@@ -34,6 +35,9 @@ pub enum Command {
     /// Ends a consumer's sign-in at once, in the store alone: for when the API server cannot be reached. It stays revoked until
     /// its object is disapproved and then approved again.
     Revoke(RevokeOptions),
+    /// Says whether this installation can be uninstalled: not while there are consumers, whose finalizers nobody would take off.
+    /// The chart's hook runs it.
+    Cleanup(CleanupOptions),
     /// Prints the CustomResourceDefinition, to be applied with kubectl.
     Crd,
     /// Prints a completion script for your shell.
@@ -81,6 +85,18 @@ pub struct RevokeOptions {
 
     #[command(flatten)]
     pub store: StoreOptions,
+}
+
+#[derive(Args)]
+pub struct CleanupOptions {
+    /// Lets all consumers go instead: takes the operator's finalizer off them, once the controllers have stopped. The consumers
+    /// stay until they are deleted, and so do their records in the store.
+    #[arg(long, env = "OAUTHCONSUMER_FORCE")]
+    pub force: bool,
+
+    /// The namespaces to look at, separated by commas. All of them unless given.
+    #[arg(long, env = "OAUTHCONSUMER_NAMESPACES", value_name = "A,B", value_delimiter = ',', value_parser = namespace)]
+    pub namespaces: Vec<String>,
 }
 
 #[derive(Args)]
@@ -143,6 +159,11 @@ pub struct ControllerOptions {
     /// This installation's name. Where several share one store, each needs another, and looks after its own records only.
     #[arg(long, env = "OAUTHCONSUMER_INSTALLATION", value_name = "NAME", default_value = "default")]
     pub installation: String,
+
+    /// Whether an approval counts only when the API server is known to ask who may approve, by the policy oauthconsumers-approve
+    /// of the Helm chart. When off, whoever may update a consumer may approve it.
+    #[arg(long, env = "OAUTHCONSUMER_APPROVAL_PROOF", value_name = "MODE", default_value = "required")]
+    pub approval_proof: ApprovalProof,
 
     /// How often all records are compared with all objects, as in 30s or 2m.
     #[arg(long, env = "OAUTHCONSUMER_SWEEP_PERIOD", value_name = "DURATION", default_value = "30s", value_parser = duration)]

@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         Command::Controller(options) => run::controller(options),
         Command::Signin(options) => run::signin(options),
         Command::Revoke(options) => run::revoke(&options),
+        Command::Cleanup(options) => run::cleanup(&options),
         Command::Crd => print_crd(),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "oauthconsumer-operator", &mut std::io::stdout());

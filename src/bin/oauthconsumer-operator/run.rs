@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use oauthconsumer_operator::consumer::{HashCost, SecretLimits};
-use oauthconsumer_operator::controller::{self, Settings};
+use oauthconsumer_operator::controller::{self, ApprovalProof, Settings, cleanup};
 use oauthconsumer_operator::hashing::HashPool;
 use oauthconsumer_operator::signin::{self, Certificate, Verifier};
 use oauthconsumer_operator::store::{self, Access, ConsumerStore, OpenError};
@@ -18,7 +18,9 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::cli::{Common, ControllerOnly, ControllerOptions, RevokeOptions, RunOptions, SigninOnly, SigninOptions};
+use crate::cli::{
+    CleanupOptions, Common, ControllerOnly, ControllerOptions, RevokeOptions, RunOptions, SigninOnly, SigninOptions,
+};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -30,6 +32,12 @@ const CLOSING: Duration = Duration::from_secs(2);
 
 /// The pause between two attempts to reach what is not there yet.
 const PAUSE: Duration = Duration::from_secs(2);
+
+/// For how long a namespace whose approvals are guarded is not asked about again.
+const PROOF_LIFETIME: Duration = Duration::from_mins(1);
+
+/// Consumers that `cleanup` names.
+const SHOWN: usize = 10;
 
 /// Watches end by themselves after 30 s; a connection that is silent for longer is dead.
 const SILENCE: Duration = Duration::from_secs(35);
@@ -211,6 +219,35 @@ pub fn revoke(options: &RevokeOptions) -> Outcome {
     })
 }
 
+/// Says whether nothing is left that needs the controller, or sees to it.
+pub fn cleanup(options: &CleanupOptions) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let client = kube::Client::try_from(kubernetes().await?)?;
+        if options.force {
+            let released = cleanup::release(&client, &options.namespaces).await?;
+            println!("{released} consumers were let go; their records stay in the store. Delete them as usual: kubectl delete oauthconsumers --all -A");
+            return Ok(());
+        }
+        let left = cleanup::consumers(&client, &options.namespaces).await?;
+        if left.is_empty() {
+            println!("no consumers are left");
+            return Ok(());
+        }
+        let named: Vec<_> = left.iter().take(SHOWN).map(String::as_str).collect();
+        let more = if left.len() > SHOWN { ", ..." } else { "" };
+        Err(format!(
+            "{} consumers are left: {}{more}\nWithout the operator nobody would remove their records, and they could not be \
+             deleted. Delete them first:\n  kubectl delete oauthconsumers --all -n NAMESPACE\nor, to keep them for the next \
+             installation, let them go:\n  helm upgrade RELEASE CHART --reuse-values --set uninstall.force=true\nand uninstall \
+             again.",
+            left.len(),
+            named.join(", ")
+        )
+        .into())
+    })
+}
+
 async fn kubernetes() -> Result<kube::Config, String> {
     let mut config = kube::Config::infer()
         .await
@@ -243,13 +280,19 @@ async fn control(
             None => return Ok(()),
         },
     };
-    info!(cluster_id, installation = options.installation, "controlling OAuthConsumers");
+    info!(cluster_id, installation = options.installation, approval_proof = %options.approval_proof, "controlling OAuthConsumers");
+    if options.approval_proof == ApprovalProof::Off {
+        warn!("--approval-proof is off: whoever may update a consumer may approve it, as far as the API server lets them");
+    }
+    metrics.approval_proof.set(i64::from(options.approval_proof == ApprovalProof::Required));
     let settings = Settings {
         cluster_id,
         cluster_id_is_uid,
         installation: options.installation,
         namespaces: options.namespaces,
         limits: SecretLimits { min: options.min_secret_bytes.into(), ..SecretLimits::default() },
+        approval_proof: options.approval_proof,
+        proof_lifetime: PROOF_LIFETIME,
         sweep_period: options.sweep_period,
         reconcile_timeout: Duration::from_secs(30),
         longest_pause: Duration::from_mins(5),

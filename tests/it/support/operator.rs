@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::body::to_bytes;
 use axum::http::{Request, StatusCode};
 use oauthconsumer_operator::consumer::SecretLimits;
-use oauthconsumer_operator::controller::{self, Settings};
+use oauthconsumer_operator::controller::{self, ApprovalProof, Settings};
 use oauthconsumer_operator::hashing::HashPool;
 use oauthconsumer_operator::signin::{self, Peer, Verifier};
 use oauthconsumer_operator::store::ConsumerStore;
@@ -49,6 +49,8 @@ impl Operator {
             installation: "default".into(),
             namespaces: vec![cluster.namespace.clone()],
             limits: SecretLimits::default(),
+            approval_proof: ApprovalProof::Off,
+            proof_lifetime: Duration::from_secs(1),
             sweep_period: Duration::from_millis(250),
             reconcile_timeout: Duration::from_secs(10),
             longest_pause: Duration::from_millis(500),
