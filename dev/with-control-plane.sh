@@ -9,7 +9,7 @@
 # COMMAND finds in its environment
 #   KUBECONFIG, OAUTHCONSUMER_TEST_KUBECONFIG   one kubeconfig with the contexts admin (current; may do
 #                          everything), operator, requester and approver (may do nothing until bound to a role)
-#   PATH                   with the server's own kubectl first
+#   PATH                   with the server's own kubectl first, and Helm
 #   DEV_CONTROL_PLANE_DIR  a folder with etcd-url, etcd.pid, apiserver.pid, etcd.log, apiserver.log
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -22,6 +22,7 @@ case ${1:-} in
 esac
 
 bin=$("$here/controlplane/binaries.sh")
+helm=$("$here/controlplane/binaries.sh" helm)
 ports=$(free_ports 3)
 read -r client_port peer_port api_port <<<"$ports"
 make_folder "${TMPDIR:-/tmp}/control-plane.XXXXXX"
@@ -69,7 +70,7 @@ start apiserver KILL "$bin/kube-apiserver" --etcd-servers "http://127.0.0.1:$cli
   --service-account-signing-key-file "$folder/service-accounts.key" --service-cluster-ip-range 10.0.0.0/24
 
 # Nothing below can reach another cluster: a kubectl or client finds this kubeconfig and no other.
-export KUBECONFIG=$kubeconfig OAUTHCONSUMER_TEST_KUBECONFIG=$kubeconfig DEV_CONTROL_PLANE_DIR=$folder PATH=$bin:$PATH
+export KUBECONFIG=$kubeconfig OAUTHCONSUMER_TEST_KUBECONFIG=$kubeconfig DEV_CONTROL_PLANE_DIR=$folder PATH=$bin:$helm:$PATH
 export KUBECACHEDIR=$folder/kube-cache # kubectl keeps what it learns of a server by address, and these never come back
 wait_for 90 kubectl --request-timeout 5s get --raw /readyz
 wait_for 30 kubectl --request-timeout 5s get namespace kube-system default # made after /readyz; the operator reads kube-system's UID

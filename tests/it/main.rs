@@ -18,6 +18,7 @@ mod hostile;
 mod lifecycle;
 mod limits;
 mod memory;
+mod permission;
 mod program;
 mod races;
 mod restores;

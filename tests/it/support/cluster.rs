@@ -53,12 +53,21 @@ pub fn kubeconfig() -> String {
     )
 }
 
+/// The kubeconfig's context of this name; else the user of this name, by impersonation.
 async fn config(user: &str) -> Config {
-    let options = KubeConfigOptions { context: Some(user.to_owned()), ..KubeConfigOptions::default() };
     let kubeconfig = Kubeconfig::read_from(kubeconfig()).unwrap();
+    let context = kubeconfig.contexts.iter().map(|context| context.name.as_str()).find(|name| *name == user);
+    let options = KubeConfigOptions { context: Some(context.unwrap_or("admin").to_owned()), ..KubeConfigOptions::default() };
+    let impersonated = context.is_none().then(|| user.to_owned());
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
+    config.auth_info.impersonate = impersonated;
     config.default_retry = false;
     config
+}
+
+/// A client that acts as this user.
+pub async fn client_of(user: &str) -> Client {
+    Client::try_from(config(user).await).unwrap()
 }
 
 /// Runs the server's own kubectl, as a user would.

@@ -1,5 +1,6 @@
 //! The world of a test: a namespace, stores, operators, requests that are counted.
 
+pub mod chart;
 mod check;
 mod cluster;
 mod companion;
@@ -11,7 +12,7 @@ mod stores;
 pub mod wire;
 
 pub use check::{Answer, Check, basic, send, unlimited};
-pub use cluster::{Cluster, condition, eventually, is, kubeconfig, kubectl, says};
+pub use cluster::{Cluster, client_of, condition, eventually, is, kubeconfig, kubectl, says};
 pub use companion::Companion;
 pub use operator::Operator;
 pub use proxy::Proxy;
