@@ -1,11 +1,14 @@
 .DEFAULT_GOAL := help
-.PHONY: help build test bench demo lint generate control-plane clean
+.PHONY: help build image test bench demo lint generate control-plane cluster cluster-down clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
 
 build: ## the release binary, target/release/oauthconsumer-operator
 	cargo build --locked --release
+
+image: ## the operator's image, target/image/oauthconsumer-operator.tar; no docker needed
+	dev/image.sh
 
 # Compiled first: a compile error then needs no servers. RUST_TEST_THREADS rather than an argument, so that ARGS can be any.
 test: ## every test, against a real API server and PostgreSQL; ARGS="sweep -- --nocapture" goes to cargo test
@@ -24,13 +27,20 @@ lint: ## formatting, clippy, licences and advisories
 	dev/deny.sh
 
 # Through a second file, so that a failed run leaves the first one whole.
-generate: ## the files made from the code: crds/
+generate: ## the files made from the code: crds/, and the chart's copy
 	mkdir -p crds target
 	cargo run --locked --quiet -- crd > target/oauthconsumers.yaml
 	mv target/oauthconsumers.yaml crds/oauthconsumers.yaml
+	cp crds/oauthconsumers.yaml charts/oauthconsumer-operator/files/
 
 control-plane: ## a shell with a control plane of its own, kubectl pointing at it
 	dev/with-control-plane.sh bash
+
+cluster: ## a Kubernetes with one node and real pods, until cluster-down; needs root
+	dev/cluster.sh up
+
+cluster-down: ## ends it
+	dev/cluster.sh down
 
 clean: ## removes what was compiled
 	cargo clean

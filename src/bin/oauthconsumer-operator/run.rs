@@ -238,9 +238,10 @@ pub fn cleanup(options: &CleanupOptions) -> Outcome {
         let more = if left.len() > SHOWN { ", ..." } else { "" };
         Err(format!(
             "{} consumers are left: {}{more}\nWithout the operator nobody would remove their records, and they could not be \
-             deleted. Delete them first:\n  kubectl delete oauthconsumers --all -n NAMESPACE\nor, to keep them for the next \
-             installation, let them go:\n  helm upgrade RELEASE CHART --reuse-values --set uninstall.force=true\nand uninstall \
-             again.",
+             deleted. Delete them first:\n  kubectl delete oauthconsumers --all -n NAMESPACE\nand uninstall again. Or, to \
+             keep them for the next installation, let them go; Helm has to take the uninstall back first, to the revision that \
+             `helm list` shows:\n  helm rollback RELEASE REVISION\n  helm upgrade RELEASE CHART --reset-then-reuse-values \
+             --set uninstall.force=true\n  helm uninstall RELEASE",
             left.len(),
             named.join(", ")
         )

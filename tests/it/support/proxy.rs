@@ -25,8 +25,13 @@ enum Line {
 impl Proxy {
     /// A proxy before the server of this URL: `scheme://[user@]host:port/...`.
     pub async fn before(url: &str) -> Self {
+        Self::listening(std::net::Ipv4Addr::LOCALHOST, url).await
+    }
+
+    /// The same, for clients that come to this address.
+    pub async fn listening(address: std::net::Ipv4Addr, url: &str) -> Self {
         let target = url.split(['@', '/']).find(|part| part.contains(':') && !part.ends_with(':')).unwrap().to_owned();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind((address, 0)).await.unwrap();
         let url = url.replace(&target, &listener.local_addr().unwrap().to_string());
         let (line, state) = watch::channel(Line::Open);
         let target = Arc::new(Mutex::new(Some(target)));

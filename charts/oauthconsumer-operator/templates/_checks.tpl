@@ -1,0 +1,62 @@
+{{/* What no schema can say in words. */}}
+{{- define "oac.checks" -}}
+{{- $all := .Values.secrets.clusterWide -}}
+{{- if and (not .Values.namespaces) (not $all) }}
+{{- fail "which namespaces are managed has to be stated: list them in `namespaces`, or, for all of them, set `secrets.clusterWide` to true, which lets the controller read every Secret of the cluster" }}
+{{- end }}
+{{- if and .Values.namespaces $all }}
+{{- fail "`namespaces` lists whose Secrets the controller may read, and `secrets.clusterWide` says all: leave one of them out" }}
+{{- end }}
+{{- if and .Values.cluster.create (not .Values.cluster.policies) (eq (include "oac.approval-proof" .) "required") }}
+{{- fail "without the policies (`cluster.policies: false`) no approval can be proved, so none would ever count: leave them in, or set `approval.proof` to off, and then whoever may update an OAuthConsumer may approve it" }}
+{{- end }}
+{{- if and .Values.cluster.controllers (not (and .Values.cluster.create .Values.cluster.policies)) }}
+{{- fail "`cluster.controllers` belongs to the installation that brings the policies (`cluster.create` and `cluster.policies`), which this one is not" }}
+{{- end }}
+{{- $sqlite := include "oac.sqlite" . }}
+{{- $controller := .Values.controller.resources }}
+{{- include "oac.check-memory" (dict "root" $ "resources" $controller "what" "controller" "signin" $sqlite "controller" true) }}
+{{- if not $sqlite }}
+{{- include "oac.check-memory" (dict "root" $ "resources" .Values.signin.resources "what" "signin" "signin" true) }}
+{{- end }}
+{{- end }}
+
+{{/* The number of threads that hash, of which there is one for each whole core of limits.cpu; 0 if that is unlimited. */}}
+{{- define "oac.hash-threads" -}}
+{{- $cpu := dig "limits" "cpu" "" .resources | toString -}}
+{{- $cores := 0 -}}
+{{- if hasSuffix "m" $cpu }}{{ $cores = max 1 (div (trimSuffix "m" $cpu | int) 1000) }}
+{{- else if $cpu }}{{ $cores = max 1 (floor (float64 $cpu) | int) }}
+{{- end -}}
+{{- $threads := 0 -}}
+{{- if $cores }}
+{{- if .signin }}{{ $threads = add $threads $cores }}{{ end -}}
+{{- if .controller }}{{ $threads = add $threads (max 1 (sub $cores 1)) }}{{ end -}}
+{{- end -}}
+{{- $threads -}}
+{{- end }}
+
+{{/* limits.memory in MiB; 0 if there is none, or it is not in one of the usual units. */}}
+{{- define "oac.memory-limit" -}}
+{{- $memory := dig "limits" "memory" "" .resources | toString -}}
+{{- if hasSuffix "Mi" $memory }}{{ trimSuffix "Mi" $memory | float64 | int }}
+{{- else if hasSuffix "Gi" $memory }}{{ mulf (trimSuffix "Gi" $memory | float64) 1024 | int }}
+{{- else if hasSuffix "M" $memory }}{{ mulf (trimSuffix "M" $memory | float64) 0.95 | int }}
+{{- else if hasSuffix "G" $memory }}{{ mulf (trimSuffix "G" $memory | float64) 953 | int }}
+{{- else }}0{{ end -}}
+{{- end }}
+
+{{/* Who guesses makes all threads hash: a pod must not be killed for it. 64 MiB are for everything else, at the very least. */}}
+{{- define "oac.check-memory" -}}
+{{- $threads := include "oac.hash-threads" . | int }}
+{{- $limit := include "oac.memory-limit" . | int }}
+{{- $need := add 64 (div (mul $threads (.root.Values.hash.memory | int)) 1024) | int }}
+{{- if and $limit $threads (lt $limit $need) }}
+{{- fail (printf "%s.resources.limits: %d threads that hash keep hash.memory each, so memory has to be %dMi or more; or lower cpu" .what $threads $need) }}
+{{- end }}
+{{- end }}
+
+{{/* YAML reads a bare off as false. */}}
+{{- define "oac.approval-proof" -}}
+{{- if has (toString .Values.approval.proof) (list "off" "false") }}off{{ else }}required{{ end -}}
+{{- end }}

@@ -1,0 +1,29 @@
+{{- define "oac.cleanup-hook" -}}
+helm.sh/hook: {{ ternary "post-delete" "pre-delete" .Values.uninstall.force }}
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end }}
+
+{{/* The metadata of what the Job needs: there before it. Call with (dict "root" $ "name" NAME "namespace" NAMESPACE). */}}
+{{- define "oac.cleanup-metadata" -}}
+name: {{ .name }}
+{{- with .namespace }}
+namespace: {{ . }}
+{{- end }}
+annotations:
+  {{- include "oac.cleanup-hook" .root | nindent 2 }}
+  helm.sh/hook-weight: "-5"
+labels:
+  {{- include "oac.labels" (dict "root" .root "component" "cleanup") | nindent 2 }}
+{{- end }}
+
+{{- define "oac.cleanup-rules" }}
+- apiGroups: [oauthconsumers.dev]
+  resources: [oauthconsumers]
+  verbs: [list{{ if .Values.uninstall.force }}, patch{{ end }}]
+{{- end }}
+
+{{- define "oac.cleanup-subject" }}
+- kind: ServiceAccount
+  name: {{ .Release.Name }}-cleanup
+  namespace: {{ .Release.Namespace }}
+{{- end }}
