@@ -72,7 +72,7 @@ async fn accounts_may_do_what_is_written_down_and_no_more() {
     // The hook's account has its rights only while it runs.
     let hooks = helm(&["get", "hooks", "oac", "-n", SYSTEM]);
     for hook in serde_yaml::Deserializer::from_str(&hooks).map(|hook| Value::deserialize(hook).unwrap()) {
-        if ["Role", "RoleBinding"].contains(&hook["kind"].as_str().unwrap()) {
+        if ["ClusterRole", "ClusterRoleBinding"].contains(&hook["kind"].as_str().unwrap()) {
             apply(&[hook]);
         }
     }

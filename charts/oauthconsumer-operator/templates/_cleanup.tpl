@@ -15,15 +15,3 @@ annotations:
 labels:
   {{- include "oac.labels" (dict "root" .root "component" "cleanup") | nindent 2 }}
 {{- end }}
-
-{{- define "oac.cleanup-rules" }}
-- apiGroups: [oauthconsumers.dev]
-  resources: [oauthconsumers]
-  verbs: [list{{ if .Values.uninstall.force }}, patch{{ end }}]
-{{- end }}
-
-{{- define "oac.cleanup-subject" }}
-- kind: ServiceAccount
-  name: {{ .Release.Name }}-cleanup
-  namespace: {{ .Release.Namespace }}
-{{- end }}

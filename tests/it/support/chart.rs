@@ -142,7 +142,7 @@ pub async fn apply(client: &Client, object: Value) {
 fn is_right_of_controller(object: &Value) -> bool {
     let kind = object["kind"].as_str().unwrap();
     let is_right = ["Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"].contains(&kind);
-    is_right && object["metadata"]["name"].as_str().unwrap().starts_with("oac-controller")
+    is_right && object["metadata"]["name"].as_str().unwrap().ends_with("oac-controller")
 }
 
 /// The policies and the people's roles, as the chart has them; but each binding for the namespaces that are labelled for it.
