@@ -10,10 +10,8 @@ build: ## the release binary, target/release/oauthconsumer-operator
 image: ## the operator's image, target/image/oauthconsumer-operator.tar; no docker needed
 	dev/image.sh
 
-# Compiled first: a compile error then needs no servers. RUST_TEST_THREADS rather than an argument, so that ARGS can be any.
-test: ## every test, against a real API server and PostgreSQL; ARGS="sweep -- --nocapture" goes to cargo test
-	cargo test --locked --no-run
-	RUST_TEST_THREADS=8 dev/with-control-plane.sh dev/with-postgres.sh cargo test --locked $(ARGS)
+test: ## every test, with real servers and, for root, real pods; ARGS="--test it sweep -- --nocapture" goes to cargo test
+	dev/test.sh $(ARGS)
 
 bench: ## speed, revocation, uniform refusals; prints tables; ARGS="--bench signin" runs one of them
 	dev/bench.sh $(ARGS)
@@ -25,6 +23,7 @@ lint: ## formatting, clippy, licences and advisories
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	dev/deny.sh
+	dev/chart.sh
 
 # Through a second file, so that a failed run leaves the first one whole.
 generate: ## the files made from the code: crds/, and the chart's copy

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::{
-    CHART, Check, Cluster, POSTGRES, Postgres, RELEASE, SECRET, SYSTEM, TEAM, fail, get, helm, key_of, kubectl, list, namespace,
-    succeed,
+    CHART, Check, Cluster, POSTGRES, Postgres, RELEASE, SECRET, SYSTEM, TEAM, eventually, fail, get, helm, key_of, kubectl, list,
+    namespace, succeed,
 };
 
 const PRESENT: &str = env!("CARGO_PKG_VERSION");
@@ -105,16 +105,10 @@ async fn an_uninstall_is_refused_while_there_are_consumers() {
 
     kubectl(&["-n", TEAM, "delete", "oac", "jazz", "--timeout=60s"]);
     helm(&["uninstall", RELEASE, "-n", SYSTEM, "--wait", "--timeout=60s"]);
-    let left = kubectl(&[
-        "get",
-        "all,serviceaccounts,roles,rolebindings,networkpolicies,pdb",
-        "-A",
-        "-l",
-        "app.kubernetes.io/instance=oac",
-        "-o",
-        "name",
-    ]);
-    assert_eq!(left, "");
+    let kinds = "all,serviceaccounts,roles,rolebindings,networkpolicies,pdb";
+    eventually("nothing but what the cluster has once is left", || {
+        kubectl(&["get", kinds, "-A", "-l", "app.kubernetes.io/instance=oac", "-o", "name"]).is_empty()
+    });
     assert!(!get("default", "crd", "oauthconsumers.oauthconsumers.dev").is_null(), "the CRD stays");
     assert!(!get("default", "validatingadmissionpolicy", "oauthconsumers-approve").is_null(), "and does not stay unguarded");
 }
@@ -127,7 +121,10 @@ async fn a_forced_uninstall_leaves_nothing_stuck() {
     cluster.people();
     let key = cluster.approved("jazz");
     cluster.approved("blues");
-    cluster.helm("upgrade", &[&POSTGRES[..], &["--set", "uninstall.force=true"]].concat());
+    // As the refusal says.
+    fail("helm", &["uninstall", RELEASE, "-n", SYSTEM, "--timeout=60s"]);
+    helm(&["rollback", RELEASE, "1", "-n", SYSTEM, "--wait", "--timeout=90s"]);
+    helm(&["upgrade", RELEASE, CHART, "-n", SYSTEM, "--reset-then-reuse-values", "--set", "uninstall.force=true"]);
     helm(&["uninstall", RELEASE, "-n", SYSTEM, "--timeout=120s"]);
     for name in ["jazz", "blues"] {
         let object = get(TEAM, "oauthconsumer", name);
@@ -146,7 +143,7 @@ async fn a_forced_uninstall_leaves_nothing_stuck() {
     cluster.helm("install", &POSTGRES);
     cluster.check().answers(&key, SECRET, 200);
     assert_eq!(key_of(TEAM, "jazz"), key);
-    crate::support::eventually("the record of what was deleted meanwhile is removed", || {
+    eventually("the record of what was deleted meanwhile is removed", || {
         postgres.ask("SELECT string_agg(state, ' ' ORDER BY state) FROM oauth_consumers") == "Approved Removed"
     });
 }
