@@ -19,6 +19,9 @@ pub const FINALIZER: &str = "oauthconsumers.dev/record";
 /// The annotation in which the API server writes down who changed `spec.approved` last.
 pub const DECIDED_BY: &str = "oauthconsumers.dev/decided-by";
 
+/// The annotation in which it writes down what was decided then: `true`, `false`, or `none`.
+pub const DECIDED: &str = "oauthconsumers.dev/decided";
+
 /// What `status.decision.by` has room for, in characters.
 const LONGEST_USER: usize = 1024;
 
@@ -41,12 +44,21 @@ impl OAuthConsumer {
             consumer_name: spec.name.clone(),
             secret_ref: SecretRef { name: spec.secret_ref.name.clone(), key: spec.secret_ref.key.clone() },
             approved: spec.approved,
-            decided_by: self.annotations().get(DECIDED_BY).filter(|user| user.chars().count() <= LONGEST_USER).cloned(),
+            decided_by: self.decided_by(),
             hold: spec.hold.clone(),
             // The schema lets only well-formed keys in.
             adopted_key: spec.consumer_key.as_deref().and_then(|key| ConsumerKey::parse(key).ok()),
             published_key: self.status.as_ref().and_then(|status| status.consumer_key.clone()),
             says_revoked: self.status.as_ref().is_some_and(|status| status.state == Some(PublishedState::Revoked)),
         }
+    }
+
+    /// Who decided, if what they decided is what the spec says: an API server that cannot stamp leaves the stamp of the decision
+    /// before.
+    fn decided_by(&self) -> Option<String> {
+        let decision = self.spec.approved.map_or("none".to_owned(), |approved| approved.to_string());
+        let is_of_another = self.annotations().get(DECIDED).is_some_and(|decided| *decided != decision);
+        let user = self.annotations().get(DECIDED_BY).filter(|user| user.chars().count() <= LONGEST_USER);
+        user.filter(|_| !is_of_another).cloned()
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::SetOnce;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::api::{DECIDED_BY, OAuthConsumer};
+use crate::api::{DECIDED, DECIDED_BY, OAuthConsumer};
 use crate::consumer::{Object, SecretSource};
 
 /// Half-open connections are noticed when a watch should have ended: after this many seconds. The default is 290.
@@ -216,7 +216,7 @@ fn may_close(object: &OAuthConsumer) -> bool {
 /// Caches hold no more than is needed; above all not `last-applied-configuration`, which for a Secret is the secret.
 fn strip<K: ResourceExt>(object: &mut K) {
     object.managed_fields_mut().clear();
-    object.annotations_mut().retain(|name, _| name == DECIDED_BY);
+    object.annotations_mut().retain(|name, _| name == DECIDED_BY || name == DECIDED);
     object.labels_mut().clear();
 }
 

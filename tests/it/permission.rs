@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use futures::{StreamExt, stream};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
-use oauthconsumer_operator::api::{DECIDED_BY, FINALIZER, OAuthConsumer};
+use oauthconsumer_operator::api::{DECIDED, DECIDED_BY, FINALIZER, OAuthConsumer};
 use oauthconsumer_operator::controller::ApprovalProof;
 use serde_json::{Value, json};
 
@@ -340,7 +340,7 @@ async fn nobody_but_the_controller_writes_status_and_it_writes_nothing_else() {
         Patch::Merge(json!({ "spec": { "approved": false } })),
         Patch::Merge(json!({ "spec": { "name": "Blues" } })),
         metadata(json!({ "labels": { "a": "b" } })),
-        metadata(json!({ "annotations": { DECIDED_BY: "alice" } })),
+        metadata(json!({ "annotations": { "a": "b" } })),
         metadata(json!({ "ownerReferences": [{ "apiVersion": "v1", "kind": "Secret", "name": "jazz-oauth", "uid": "1" }] })),
         metadata(json!({ "finalizers": [FINALIZER, "example.com/other"] })),
     ];
@@ -403,6 +403,33 @@ async fn a_stamp_cannot_be_forged() {
     bare["spec"]["name"] = "Blues".into();
     let replaced = consumers.replace("jazz", &PostParams::default(), &serde_json::from_value(bare).unwrap()).await.unwrap();
     assert_eq!(stamp(&replaced).as_deref(), Some("editor"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_that_was_not_stamped_is_nobodys() {
+    let cluster = chart::guarded(Guard::Deny).await;
+    let people = people(&cluster).await;
+    let operator = controller(&cluster, &TestStore::sqlite().await).await;
+    cluster.secret("jazz-oauth", SECRET).await;
+    let consumers = |user: &str| Api::<OAuthConsumer>::namespaced(people[user].clone(), &cluster.namespace);
+    let plain = PatchParams::default();
+    consumers("configure-server").create(&PostParams::default(), &consumer("jazz", approved())).await.unwrap();
+    cluster.wait("jazz", "Approved", is("Approved", "True/Approved")).await;
+
+    // As in the seconds after an API server has started.
+    chart::bind(&cluster, Guard::Unstamped).await;
+    let decide = |approved: bool| Patch::Merge(json!({ "spec": { "approved": approved } }));
+    consumers("editor").patch("jazz", &plain, &decide(false)).await.unwrap();
+    let object = cluster.wait("jazz", "Disapproved", is("Approved", "False/Disapproved")).await;
+    assert_eq!(object.annotations()[DECIDED_BY], "configure-server", "that is the stamp of the decision before");
+    assert_eq!(object.status.unwrap().decision.unwrap().by, None);
+    // Nor can what tells them apart be taken off.
+    let without = Patch::Merge(json!({ "metadata": { "annotations": { DECIDED: null } } }));
+    consumers("editor").patch("jazz", &plain, &without).await.unwrap_err();
+    // An approval that nobody answers for is none.
+    let refused = consumers("approver").patch("jazz", &plain, &decide(true)).await.unwrap_err().to_string();
+    assert!(refused.contains("has not stamped this one"), "{refused}");
+    operator.stop().await;
 }
 
 on_both_stores!(decisions_name_who_made_them, a_hold_is_lifted_by_an_approver_only, a_key_is_adopted_with_the_verb_for_it);

@@ -34,6 +34,8 @@ pub enum Guard {
     Audit,
     /// No binding of the policies includes the namespace.
     Excluded,
+    /// As the chart does it, but for the stamp: the API server cannot set it.
+    Unstamped,
 }
 
 /// What `helm template` makes of the chart, as the release `oac` in the namespace `oac-system`.
@@ -69,6 +71,7 @@ pub async fn bind(cluster: &Cluster, guard: Guard) {
         Guard::Warn => json!("warn"),
         Guard::Audit => json!("audit"),
         Guard::Excluded => Value::Null,
+        Guard::Unstamped => json!("unstamped"),
     };
     let patch = Patch::Merge(json!({ "metadata": { "labels": { POLICIES: label } } }));
     Api::<Namespace>::all(cluster.client.clone()).patch(&cluster.namespace, &PatchParams::default(), &patch).await.unwrap();
@@ -89,7 +92,8 @@ pub async fn bind(cluster: &Cluster, guard: Guard) {
         let refused = try_out(true).await.is_err_and(|error| error.to_string().contains("oauthconsumers-approve"));
         // The stamp is set where the policies are bound, whatever they do about what they refuse.
         let stamped = try_out(false).await.is_ok_and(|object| object.annotations().get(DECIDED_BY).is_some_and(|by| by == PROBE));
-        refused == (guard == Guard::Deny) && stamped == (guard != Guard::Excluded)
+        refused == matches!(guard, Guard::Deny | Guard::Unstamped)
+            && stamped == !matches!(guard, Guard::Excluded | Guard::Unstamped)
     })
     .await;
 }
@@ -158,7 +162,10 @@ async fn install_policies(client: &Client) {
         let is_peoples = kind == "ClusterRole" && object["metadata"]["name"].as_str().unwrap().starts_with("oauthconsumers-");
         if kind.ends_with("PolicyBinding") {
             let name = object["metadata"]["name"].as_str().unwrap().to_owned();
-            for (label, action) in [("deny", "Deny"), ("warn", "Warn"), ("audit", "Audit")] {
+            for (label, action) in [("deny", "Deny"), ("warn", "Warn"), ("audit", "Audit"), ("unstamped", "Deny")] {
+                if label == "unstamped" && kind.starts_with("Mutating") {
+                    continue;
+                }
                 object["metadata"]["name"] = json!(format!("{name}-{label}"));
                 object["spec"]["matchResources"] = json!({ "namespaceSelector": { "matchLabels": { POLICIES: label } } });
                 if kind.starts_with("Validating") {
