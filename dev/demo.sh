@@ -88,6 +88,16 @@ try() {
   [ "$code" = 0 ] || fail "exit code $code: $1"
 }
 
+# denied COMMAND WORDS...: show, and the API server has to refuse it, with these words among others.
+denied() {
+  local words
+  show "$1"
+  [ "$code" != 0 ] || fail "the API server was to refuse it: $1"
+  for words in "${@:2}"; do
+    [[ $out == *"$words"* ]] || fail "the refusal was to say: $words"
+  done
+}
+
 # says LINE: whether $out has that line, in any case.
 says() { grep -qixF -- "$1" <<<"$out"; }
 
@@ -129,63 +139,16 @@ is_refused() {
 
 # ---- The operator
 
-# Everybody's permissions. The operator's are all it needs: get, list and watch, and patch where it writes.
-permissions() {
-  cat <<'Y'
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: oauthconsumer-operator}
-rules:
-- {apiGroups: [oauthconsumers.dev], resources: [oauthconsumers], verbs: [get, list, watch, patch]}
-- {apiGroups: [oauthconsumers.dev], resources: [oauthconsumers/status], verbs: [patch]}
-- {apiGroups: [""], resources: [secrets], verbs: [get, list, watch]}
-- {apiGroups: [""], resources: [namespaces], resourceNames: [kube-system], verbs: [get]}
-- {apiGroups: [events.k8s.io], resources: [events], verbs: [create]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: oauthconsumer-operator}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: oauthconsumer-operator}
-subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: operator}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {name: requester, namespace: team-a}
-rules:
-- {apiGroups: [oauthconsumers.dev], resources: [oauthconsumers], verbs: [get, list, watch, create, patch, delete]}
-- {apiGroups: [""], resources: [secrets], verbs: [get, create, patch, delete]}
-- {apiGroups: [""], resources: [events], verbs: [get, list]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {name: requester, namespace: team-a}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: requester}
-subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: requester}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {name: approver, namespace: team-a}
-rules:
-- {apiGroups: [oauthconsumers.dev], resources: [oauthconsumers], verbs: [get, list, patch]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {name: approver, namespace: team-a}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: approver}
-subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: approver}]
-Y
-}
-
 is_running() { kill -0 "$operator" 2>/dev/null; }
 is_gone() { ! is_running; }
 is_ready_or_gone() { curl -fs "$admin/readyz" >/dev/null || is_gone; }
 
 start_operator() {
   typed "$program run --log-format text --store-url sqlite://$folder/store.db \\
-    --signin-addr 127.0.0.1:$signin_port --admin-addr 127.0.0.1:$admin_port --sweep-period 5s &"
+    --signin-addr 127.0.0.1:$signin_port --admin-addr 127.0.0.1:$admin_port --namespaces team-a --sweep-period 5s &"
   start operator TERM env KUBECONFIG="$folder/operator.kubeconfig" \
     "$program" run --log-format text --store-url "sqlite://$folder/store.db" \
-    --signin-addr "127.0.0.1:$signin_port" --admin-addr "127.0.0.1:$admin_port" --sweep-period 5s
+    --signin-addr "127.0.0.1:$signin_port" --admin-addr "127.0.0.1:$admin_port" --namespaces team-a --sweep-period 5s
   operator=${daemons[-1]}
   eventually 60 is_ready_or_gone || fail "the operator was not ready within a minute"
   try "curl -fs $admin/readyz"
@@ -227,38 +190,73 @@ an_api_server() {
   chapter "A Kubernetes API server"
   tell "It is a real one, and knows nothing of OAuth consumers yet."
   try "kubectl version"
-  tell "Tell it what an OAuthConsumer is."
-  try "kubectl apply -f crds/oauthconsumers.yaml"
+  try "kubectl create namespace oauth"
+  try "kubectl create namespace team-a"
+  tell "The Helm chart tells it what an OAuthConsumer is, and who may do what with one: roles, and policies that the API" \
+    "server itself enforces. No pods run here, so the rest of the chart is left out."
+  try "helm template oauth charts/oauthconsumer-operator --namespace oauth --set 'namespaces={team-a}' --kube-version 1.36 \\
+    --no-hooks --show-only 'templates/cluster/*' --show-only templates/controller/rbac.yaml | kubectl apply -f -"
   try "kubectl wait --for=condition=Established crd/oauthconsumers.oauthconsumers.dev --timeout=60s"
   ok "the API server knows OAuthConsumers"
 }
 
-people() {
-  chapter "The people and their permissions"
-  permissions >"$folder/permissions.yaml"
-  tell "A requester registers consumers in the namespace team-a, an approver decides about them, and the operator may do" \
-    "only what it has to."
-  try "kubectl create namespace team-a"
-  try "kubectl apply -f $folder/permissions.yaml"
-  try "kubectl describe clusterrole oauthconsumer-operator"
-  tell "From here on the requester types, unless it says --context approver."
-  try "kubectl config set-context approver --namespace team-a"
-  try "kubectl config set-context requester --namespace team-a"
-  try "kubectl config use-context requester"
-  (umask 077 && kubectl config view --raw --minify --flatten --context operator >"$folder/operator.kubeconfig")
-}
-
 the_operator() {
   chapter "The operator"
-  tell "One process is the controller and answers sign-in checks; its store is an SQLite file."
+  tell "One process is the controller and answers sign-in checks; its store is an SQLite file. As its pod would, it runs with" \
+    "the chart's service account, which may do only what it has to."
+  try "kubectl config set-credentials operator \\
+    --token \"\$(kubectl create token oauth-controller --namespace oauth --duration 24h)\""
+  (umask 077 && kubectl config view --raw --minify --flatten --context operator >"$folder/operator.kubeconfig")
+  try "kubectl --context operator auth can-i --list --namespace team-a | grep -v '\[/'" # paths that everybody may read
+  [[ $out == *oauthconsumers.dev/status* && $out != *approve* && $out != *'*'* ]] || fail "it was to have other permissions"
   start_operator
-  ok "the operator is ready, with these permissions and no others"
+  ok "the operator is ready, with these permissions and no others: it cannot approve"
+}
+
+# is_guarded: whether the API server heeds the policies: asks who may approve and bring keys along, and stamps who approved.
+is_guarded() {
+  local said
+  ! said=$(kubectl apply -k examples/ --dry-run=server 2>&1) || return 1
+  [[ $said == *oauthconsumers-approve* && $said == *oauthconsumers-adopt* ]] || return 1
+  said=$(kubectl --context git create -k examples/ --dry-run=server -o yaml 2>&1) || return 1
+  [[ $said == *"decided-by: $git"* ]]
+}
+
+people() {
+  chapter "The people and their permissions"
+  try "kubectl config set-context admin --namespace team-a"
+  tell "A requester has the ClusterRole edit, and with it registers consumers and makes their Secrets. (A controller manager" \
+    "would put that role together. There is none here, so its parts are bound.)"
+  try "for role in oauthconsumers-editor system:aggregate-to-edit system:aggregate-to-view; do
+    kubectl create rolebinding requester:\$role --clusterrole \$role --user requester; done"
+  tell "An approver decides about them, and needs no Secret for that."
+  try "kubectl create rolebinding approver --clusterrole oauthconsumers-approver --user approver"
+  tell "What is in Git has been reviewed, so Git's account may do both, and bring consumer keys along. It has a namespace of" \
+    "its own, because whoever has edit in a namespace can act as any account there."
+  try "kubectl create namespace gitops"
+  try "kubectl create serviceaccount git --namespace gitops"
+  try "kubectl create rolebinding git --clusterrole oauthconsumers-configure-server --serviceaccount gitops:git"
+  try "kubectl create role adopt --verb adopt --resource oauthconsumers.oauthconsumers.dev"
+  try "kubectl create rolebinding adopt --role adopt --serviceaccount gitops:git"
+  try "kubectl config set-credentials git --token \"\$(kubectl create token git --namespace gitops --duration 24h)\""
+  try "kubectl config set-context git --cluster dev --user git"
+  for who in requester approver git; do kubectl config set-context "$who" --namespace team-a >/dev/null; done
+  tell "From here on the requester types, unless it says --context."
+  try "kubectl config use-context requester"
+  tell "It takes the API server some seconds to heed new policies. Once it does, a dry run tells who would have approved."
+  eventually 60 is_guarded || fail "after a minute the API server does not ask yet who may approve, or does not stamp who did"
+  try "kubectl --context git create -k examples/ --dry-run=server -o yaml | grep decided-by"
+  ok "the API server asks who may approve, and stamps who did"
 }
 
 register() {
   chapter "Register consumers"
-  tell "Three of them, each with its Secret, from the folder examples/."
-  try "kubectl apply -k examples/"
+  tell "Three of them, each with its Secret, from the folder examples/. The requester may register jazz. The others come" \
+    "approved or with a key, and that takes more."
+  denied "kubectl apply -k examples/" "creating a consumer as approved needs the verb approve" \
+    "bringing a consumer key along (spec.consumerKey) needs the verb adopt"
+  tell "So they take the way through Git, whose account applies the same folder."
+  try "kubectl --context git apply -k examples/"
   try "kubectl wait --for=condition=Ready oauthconsumers --all --timeout=60s"
   tell "Each has its consumer key; only the one that Git approves is approved."
   try "kubectl get oauthconsumers"
@@ -285,19 +283,29 @@ not_before_approval() {
 
 approve() {
   chapter "Approve"
+  tell "The requester tries."
+  denied "kubectl patch oauthconsumer jazz --type merge -p 'spec: {approved: true}'" "approving needs the verb approve on \
+oauthconsumers in namespace team-a; ask somebody who holds the ClusterRole oauthconsumers-approver there"
+  ok "the API server refuses the requester's approval, and says whom to ask"
   tell "The approver decides."
   try "kubectl --context approver patch oauthconsumer jazz --type merge -p 'spec: {approved: true}'"
   try "kubectl wait --for=condition=Approved oauthconsumer/jazz --timeout=60s"
+  tell "Who decided is the API server's word, and nobody else's."
+  try "kubectl get oauthconsumers -o wide"
+  grep -q "^jazz .* approver " <<<"$out" || fail "jazz was to be decided by approver"
+  grep -q "^nightly-export .* $git " <<<"$out" || fail "nightly-export was to be decided by $git"
   tell "Now the consumer signs in; the server behind it learns from the headers who that is."
   signs_in "$key" "$secret"
   says "X-OAuth-Consumer-Name: Jazz%20Team%20Server" || fail "the answer does not name the consumer"
   says "X-OAuth-Consumer-Namespace: team-a" || fail "the answer does not name the namespace"
-  ok "approved, it signs in"
+  ok "approved, it signs in; DECIDED BY names the approver"
 }
 
 edit() {
   chapter "Edit: another name, another secret, the same key"
-  tell "The approver changes the consumer name."
+  tell "The approval is for this name, so the requester may not change it. The approver may."
+  denied "kubectl patch oauthconsumer jazz --type merge -p 'spec: {name: Jazz Team Server II}'" \
+    "renaming an approved consumer needs the verb approve"
   try "kubectl --context approver patch oauthconsumer jazz --type merge -p 'spec: {name: Jazz Team Server II}'"
   try "kubectl wait --for=condition=Ready oauthconsumer/jazz --timeout=60s"
   tell "The requester changes the secret."
@@ -313,19 +321,30 @@ edit() {
   ok "with another name and another secret it kept its key and its approval; the old secret is refused"
 }
 
-disapprove() {
-  chapter "Disapprove"
+hold_and_disapprove() {
+  chapter "Hold, and disapprove"
   local at took
-  tell "The approver changes their mind."
-  try "kubectl --context approver patch oauthconsumer jazz --type merge -p 'spec: {approved: false}'"
+  tell "Ending sign-in takes no approver. The requester puts the consumer on hold, which beats every approval, also Git's."
+  try "kubectl patch oauthconsumer jazz --type merge -p 'spec: {hold: \"odd traffic, INC-1233\"}'"
+  is_refused "$key" "$new_secret"
+  try "kubectl wait --for=jsonpath='{.status.state}'=OnHold oauthconsumer/jazz --timeout=60s"
+  tell "Lifting the hold lets it sign in again, and so takes the approver."
+  denied "kubectl patch oauthconsumer jazz --type merge -p 'spec: {hold: null}'" "lifting a hold needs the verb approve"
+  try "kubectl --context approver patch oauthconsumer jazz --type merge -p 'spec: {hold: null}'"
+  try "kubectl wait --for=condition=Approved oauthconsumer/jazz --timeout=60s"
+  signs_in "$key" "$new_secret"
+  ok "the requester may hold, and only the approver may lift the hold"
+  tell "The requester disapproves."
+  try "kubectl patch oauthconsumer jazz --type merge -p 'spec: {approved: false}'"
   at=${EPOCHREALTIME//[!0-9]/}
   eventually 10 answers 401 "$key" "$new_secret" || fail "ten seconds later sign-in was still not refused"
   took=$(((${EPOCHREALTIME//[!0-9]/} - at) / 1000))
   is_refused "$key" "$new_secret"
   ok "disapproved, it was refused $took ms after kubectl had returned"
   try "kubectl wait --for=condition=Approved=false oauthconsumer/jazz --timeout=60s"
-  try "kubectl get oauthconsumer jazz"
-  [[ $out == *"$key"*Disapproved*True* ]] || fail "jazz was to be disapproved, and Ready: the store says so, too"
+  try "kubectl get oauthconsumer jazz -o wide"
+  [[ $out == *"$key"*Disapproved*True*" requester "* ]] ||
+    fail "jazz was to be disapproved by requester, and Ready: the store says so, too"
 }
 
 a_bad_secret() {
@@ -398,7 +417,7 @@ remove() {
 reported() {
   local reasons reason
   reasons=$(kubectl get events -o jsonpath='{.items[*].reason}')
-  for reason in KeyGenerated Approved Disapproved SecretChanged SecretUnusable Revoked RecordRemoved; do
+  for reason in KeyGenerated Approved Held HoldLifted Disapproved SecretChanged SecretUnusable Revoked RecordRemoved; do
     [[ " $reasons " == *" $reason "* ]] || return 1
   done
 }
@@ -439,7 +458,7 @@ once_more() {
   tell "The operator starts again on the store it left behind."
   start_operator
   try "kubectl apply -k examples/"
-  try "kubectl wait --for=condition=Ready oauthconsumers --all --timeout=60s"
+  try "kubectl wait --for=condition=Ready oauthconsumer/jazz oauthconsumer/legacy-key --timeout=60s" # the third is revoked
   try "kubectl get oauthconsumers"
   [ "$(key_of jazz)" = "$key" ] || fail "after the restart jazz has another key than $key"
   is_refused "$(key_of nightly-export)" "$(secret_of nightly-export EXPORT_OAUTH_SECRET)"
@@ -459,7 +478,7 @@ ${heading}It keeps running until you press Ctrl-C. In another terminal:$plain
   curl -i -u $key:$secret $signin
   kubectl --context approver patch oauthconsumer jazz --type merge -p 'spec: {approved: true}'
 
-  # You are the requester; --context admin may do everything
+  # You are the requester, who may not approve; --context admin may do nearly everything
   kubectl get oauthconsumers -o wide
   kubectl describe oauthconsumer jazz
   kubectl explain oauthconsumers.spec
@@ -492,15 +511,16 @@ read -r signin_port admin_port <<<"$ports"
 signin=http://127.0.0.1:$signin_port/signin admin=http://127.0.0.1:$admin_port
 secret=$(sed -n 's/^  consumerSecret: //p' examples/jazz.yaml)
 new_secret=CHANGE-ME-jazz-after-the-rotation export_secret=CHANGE-ME-export-after-the-rotation
+git=system:serviceaccount:gitops:git
 
 an_api_server
-people
 the_operator
+people
 register
 not_before_approval
 approve
 edit
-disapprove
+hold_and_disapprove
 a_bad_secret
 break_glass
 remove
