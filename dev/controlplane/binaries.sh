@@ -8,6 +8,10 @@
 # Taken in this order: $KUBEBUILDER_ASSETS, for the first three; the project's cache folder; built from the Go module
 # proxy with the versions pinned in the go.mod files (once). Progress goes to stderr.
 set -euo pipefail
+if [ "${1:-}" = --help ]; then
+  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+  exit
+fi
 cd "$(dirname "$0")"
 
 say() { printf '%s\n' "control plane: $*" >&2; }
@@ -82,10 +86,6 @@ crds() {
 }
 
 [ $# -gt 0 ] || set -- etcd kubectl kube-apiserver
-if [ "$1" = --help ]; then
-  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
-  exit
-fi
 folders=''
 for program; do
   case ${KUBEBUILDER_ASSETS:+$program} in

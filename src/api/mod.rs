@@ -9,9 +9,10 @@ pub use resource::{OAuthConsumer, OAuthConsumerSpec, OAuthConsumerStatus, Publis
 pub use schema::crd;
 pub use status::{render, same_but_for_times};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
-use crate::consumer::{ConsumerKey, Object, SecretRef};
+use crate::consumer::{ConsumerKey, Object, Reason, SecretRef};
 
 /// The finalizer that keeps an object until its record is removed.
 pub const FINALIZER: &str = "oauthconsumers.dev/record";
@@ -24,6 +25,10 @@ pub const DECIDED: &str = "oauthconsumers.dev/decided";
 
 /// What `status.decision.by` has room for, in characters.
 const LONGEST_USER: usize = 1024;
+
+fn is_unproved(condition: &Condition) -> bool {
+    condition.type_ == "Approved" && condition.reason == Reason::ApprovalUnproved.to_string()
+}
 
 // === impl OAuthConsumer ===
 
@@ -49,6 +54,7 @@ impl OAuthConsumer {
             // The schema lets only well-formed keys in.
             adopted_key: spec.consumer_key.as_deref().and_then(|key| ConsumerKey::parse(key).ok()),
             published_key: self.status.as_ref().and_then(|status| status.consumer_key.clone()),
+            says_unproved: self.status.iter().flat_map(|status| &status.conditions).any(is_unproved),
             says_revoked: self.status.as_ref().is_some_and(|status| status.state == Some(PublishedState::Revoked)),
         }
     }

@@ -152,6 +152,7 @@ impl Draft {
     fn new(seen: &Observed, object: &Object) -> Self {
         let trusted = trusted(seen);
         let recorded = trusted.and_then(|record| record.decision.clone());
+        let recorded_decision = recorded.as_ref().map(|decision| decision.approved);
         // Another stamp in a later generation: decided to and fro between two looks.
         let is_same = |decision: &Decision| {
             let stamped = object.decided_by.is_some() && object.decided_by != decision.by;
@@ -163,13 +164,19 @@ impl Draft {
             None => DecisionDraft::New { approved, by: object.decided_by.clone() },
         });
         let is_new = matches!(decision, Some(DecisionDraft::New { .. }));
-        // An approval that did not count does not count later, either, until it is made anew.
-        let was_unproved = !is_new && trusted.is_some_and(Record::is_unproved);
+        // More than another stamp: a decision against it was recorded in between.
+        let is_reversed = recorded_decision != object.approved;
+        // An approval that did not count does not count later, either, until it is made anew. Where the record tells no more of
+        // it, the status does.
+        let was_unproved = match trusted.filter(|record| record.state != State::OutOfScope) {
+            Some(record) => !is_reversed && record.is_unproved(),
+            None => object.says_unproved,
+        };
         let opens = is_new || (object.hold.is_none() && !is_known_to_be_open(trusted, object));
         let is_unproved = object.approved == Some(true) && (was_unproved || (opens && !seen.approvals_count));
         // A revocation is sticky, in tombstones and edited rows, too: it goes only with a decision that is known to be new.
         let newly_approved = object.approved == Some(true)
-            && is_new
+            && is_reversed
             && !is_unproved
             && trusted.is_some_and(|record| record.state != State::OutOfScope);
         let revocation = seen

@@ -24,6 +24,7 @@ pub struct Observed {
 }
 
 /// An `OAuthConsumer`, reduced to what decisions rest on.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
     /// `metadata.namespace`.
@@ -54,6 +55,8 @@ pub struct Object {
     pub published_key: Option<String>,
     /// Whether `status.state` says that it is revoked.
     pub says_revoked: bool,
+    /// Whether `status` says that its approval does not count.
+    pub says_unproved: bool,
 }
 
 /// Which Secret, and which key in it.

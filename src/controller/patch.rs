@@ -19,6 +19,11 @@ pub(super) fn secrets(client: &Client, namespace: &str) -> Api<Secret> {
     Api::namespaced(client.clone(), namespace)
 }
 
+/// Says in `managedFields` whose writes these are.
+pub(super) fn written_by() -> PatchParams {
+    PatchParams { field_manager: Some(env!("CARGO_PKG_NAME").to_owned()), ..PatchParams::default() }
+}
+
 /// Puts our finalizer on the object, or takes it off; foreign finalizers stay.
 pub(super) async fn finalizer(client: &Client, object: &OAuthConsumer, present: bool) -> Result<OAuthConsumer, Failure> {
     let mut finalizers: Vec<_> = object.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).cloned().collect();
@@ -27,7 +32,7 @@ pub(super) async fn finalizer(client: &Client, object: &OAuthConsumer, present: 
     }
     let patch = preconditioned(object, "/metadata/finalizers", &json!(finalizers))?;
     let namespace = object.namespace().unwrap_or_default();
-    let result = consumers(client, &namespace).patch(&object.name_any(), &PatchParams::default(), &patch).await;
+    let result = consumers(client, &namespace).patch(&object.name_any(), &written_by(), &patch).await;
     result.map_err(|error| api("patch", &described(object), &error))
 }
 
@@ -39,7 +44,7 @@ pub(super) async fn status(
 ) -> Result<OAuthConsumer, Failure> {
     let patch = preconditioned(object, "/status", &json!(status))?;
     let namespace = object.namespace().unwrap_or_default();
-    let result = consumers(client, &namespace).patch_status(&object.name_any(), &PatchParams::default(), &patch).await;
+    let result = consumers(client, &namespace).patch_status(&object.name_any(), &written_by(), &patch).await;
     result.map_err(|error| api("patch", &format!("the status of {}", described(object)), &error))
 }
 

@@ -11,12 +11,15 @@ use tracing::error;
 
 use super::Context;
 use super::failure::{api, message};
-use super::patch::consumers;
+use super::patch::{consumers, written_by};
 use crate::api::OAuthConsumer;
 use crate::consumer::Failure;
 
 /// The start of what the API server says when it is this policy that refuses.
 const REFUSAL: &str = "ValidatingAdmissionPolicy 'oauthconsumers-approve' ";
+
+/// Of a name, what leaves room for more: 255 characters is the most.
+const LONGEST_STEM: usize = 240;
 
 /// Whether approvals need a proof to count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, strum::Display)]
@@ -44,12 +47,17 @@ impl Proofs {
         }
         let asked = Instant::now();
         // With the UID: the object of another user who has taken the name is a conflict.
-        let name = ["proof of approval", "another proof of approval"].into_iter().find(|name| *name != object.spec.name);
+        // And under nearly its own name, which others' rules about names are then as good as indifferent to.
+        let near: String = object.spec.name.chars().take(LONGEST_STEM).collect();
+        let name =
+            [" (proof)", " (a proof)"].map(|suffix| format!("{near}{suffix}")).into_iter().find(|name| *name != object.spec.name);
         let forbidden = json!({ "metadata": { "uid": object.uid() }, "spec": { "name": name, "approved": true } });
-        let without_effect = PatchParams { dry_run: true, ..PatchParams::default() };
+        let without_effect = PatchParams { dry_run: true, ..written_by() };
         let what = format!("OAuthConsumer {namespace}/{}", object.name_any());
         match consumers(&ctx.client, &namespace).patch(&object.name_any(), &without_effect, &Patch::Merge(forbidden)).await {
-            Err(error) if message(&error).contains(REFUSAL) => {
+            Err(error)
+                if matches!(&error, kube::Error::Api(status) if status.code == 403) && message(&error).contains(REFUSAL) =>
+            {
                 self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(namespace, asked);
                 Ok(true)
             }

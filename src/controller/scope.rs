@@ -213,6 +213,17 @@ fn may_close(object: &OAuthConsumer) -> bool {
     object.deleting || (object.is_shut() && object.generation > 1)
 }
 
+fn is_forbidden(error: &watcher::Error) -> bool {
+    use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
+    match error {
+        InitialListFailed(kube::Error::Api(status))
+        | WatchStartFailed(kube::Error::Api(status))
+        | WatchFailed(kube::Error::Api(status))
+        | WatchError(status) => status.code == 403,
+        _ => false,
+    }
+}
+
 /// Caches hold no more than is needed; above all not `last-applied-configuration`, which for a Secret is the secret.
 fn strip<K: ResourceExt>(object: &mut K) {
     object.managed_fields_mut().clear();
@@ -235,7 +246,14 @@ impl Feeds {
         let secrets = self.secrets.for_each(|event| {
             match event {
                 Ok(event) => scope.on_secret(event),
-                Err(error) => warn!(%error, "watching Secrets failed; trying again"),
+                Err(error) => {
+                    // As where the namespace, and with it our role in it, is on its way out: that must not keep everything else
+                    // waiting. What is not in the cache is asked for, and then that is refused, which changes nothing.
+                    if is_forbidden(&error) {
+                        let _ = scope.secrets_listed.set(());
+                    }
+                    warn!(%error, "watching Secrets failed; trying again");
+                }
             }
             std::future::ready(())
         });

@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::support::{
-    CHART, Cluster, Postgres, RELEASE, SECRET, SYSTEM, TEAM, apply, condition, consumer, eventually, get, helm, key_of, kubectl,
-    kubectl_as, list, metrics, namespace, pods, secret, sqlite_volume, succeed, text, wait_for,
+    CHART, Cluster, Postgres, RELEASE, SECRET, SYSTEM, TEAM, World, apply, condition, consumer, eventually, get, helm, key_of,
+    kubectl, kubectl_as, list, metrics, namespace, pods, secret, sqlite_volume, succeed, text, wait_for,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,12 +44,8 @@ async fn a_default_install_leads_to_a_sign_in() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_postgres_signing_in_takes_no_token() {
-    let cluster = Cluster::alone().await;
-    let postgres = Postgres::new().await;
-    cluster.install_on(&postgres, &[]);
-    cluster.people();
-    let key = cluster.approved("jazz");
-    cluster.check().answers(&key, SECRET, 200);
+    let World { cluster: _alone, postgres: _postgres, check, key } = World::with_jazz().await;
+    check.answers(&key, SECRET, 200);
     assert_eq!((pods(SYSTEM, "controller").len(), pods(SYSTEM, "signin").len()), (2, 2));
     for pod in list(SYSTEM, "pods", "app.kubernetes.io/component=signin") {
         let volumes = pod["spec"]["volumes"].as_array().unwrap();

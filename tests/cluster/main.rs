@@ -7,6 +7,7 @@
 
 mod gitops;
 mod install;
+mod installations;
 mod life;
 mod policies;
 mod support;

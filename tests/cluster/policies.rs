@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::support::{
-    Cluster, POSTGRES, Postgres, SECRET, SYSTEM, TEAM, apply, condition, consumer, eventually, get, key_of, kubectl, kubectl_as,
-    pods, secret, text, wait_for,
+    POSTGRES, SECRET, SYSTEM, TEAM, World, apply, condition, consumer, eventually, get, key_of, kubectl, kubectl_as, pods,
+    secret, text, wait_for,
 };
 
 /// Whether a requester is kept from approving, as far as the API server is concerned.
@@ -21,12 +21,7 @@ fn spoil(kind: &str, patch: &Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn approvals_stop_counting_when_the_policies_do_not_deny() {
-    let cluster = Cluster::alone().await;
-    let postgres = Postgres::new().await;
-    cluster.install_on(&postgres, &[]);
-    cluster.people();
-    let key = cluster.approved("jazz");
-    let check = cluster.check();
+    let World { cluster, postgres: _postgres, check, key } = World::with_jazz().await;
     let binding = "validatingadmissionpolicybinding";
     let unbound = || {
         kubectl(&["delete", binding, "oauthconsumers-approve"]);

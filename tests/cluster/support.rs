@@ -43,6 +43,14 @@ pub struct Postgres {
     url: String,
 }
 
+/// An installation on PostgreSQL, and jazz, who signs in.
+pub struct World {
+    pub cluster: Cluster,
+    pub postgres: Postgres,
+    pub check: Check,
+    pub key: String,
+}
+
 /// Where sign-ins are checked.
 #[derive(Clone)]
 pub struct Check {
@@ -217,8 +225,10 @@ impl Cluster {
                             mutatingadmissionpolicy,mutatingadmissionpolicybinding";
         // The policies first: nothing may stand in the way of cleaning up, and nothing of the last test's in the next one's.
         kubectl(&["delete", cluster_wide, "-l", "app.kubernetes.io/name=oauthconsumer-operator", "--wait=false"]);
-        if run("kubectl", &["get", "oauthconsumers", "-A"], "").status.success() {
-            for object in list_all("oauthconsumers") {
+        let consumers = run("kubectl", &["get", "oauthconsumers", "-A", "-o", "json"], "");
+        if consumers.status.success() {
+            let consumers: Value = serde_json::from_slice(&consumers.stdout).unwrap();
+            for object in consumers["items"].as_array().unwrap() {
                 let (namespace, name) =
                     (object["metadata"]["namespace"].as_str().unwrap(), object["metadata"]["name"].as_str().unwrap());
                 run(
@@ -334,6 +344,19 @@ pub fn pods(namespace: &str, component: &str) -> Vec<String> {
     pods.retain(|pod| pod["metadata"]["deletionTimestamp"].is_null() && pod["status"]["phase"] == "Running");
     pods.sort_by_key(|pod| pod["metadata"]["creationTimestamp"].as_str().unwrap().to_owned());
     pods.iter().map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+}
+
+// === impl World ===
+
+impl World {
+    pub async fn with_jazz() -> Self {
+        let (cluster, postgres) = (Cluster::alone().await, Postgres::new().await);
+        cluster.install_on(&postgres, &[]);
+        cluster.people();
+        let (key, check) = (cluster.approved("jazz"), cluster.check());
+        check.answers(&key, SECRET, 200);
+        Self { cluster, postgres, check, key }
+    }
 }
 
 // === impl Postgres ===

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::{
-    CHART, Check, Cluster, POSTGRES, Postgres, RELEASE, SECRET, SYSTEM, TEAM, eventually, fail, get, helm, key_of, kubectl, list,
-    namespace, succeed,
+    CHART, Check, Cluster, POSTGRES, Postgres, RELEASE, SECRET, SYSTEM, TEAM, World, eventually, fail, get, helm, key_of,
+    kubectl, list, namespace, succeed,
 };
 
 const PRESENT: &str = env!("CARGO_PKG_VERSION");
@@ -90,17 +90,13 @@ async fn an_upgrade_and_a_rollback_lose_no_sign_in() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_uninstall_is_refused_while_there_are_consumers() {
-    let cluster = Cluster::alone().await;
-    let postgres = Postgres::new().await;
-    cluster.install_on(&postgres, &[]);
-    cluster.people();
-    let key = cluster.approved("jazz");
+    let World { cluster: _alone, postgres: _postgres, check, key } = World::with_jazz().await;
     let refused = fail("helm", &["uninstall", RELEASE, "-n", SYSTEM, "--timeout=60s"]);
     for words in ["1 consumers are left: team-a/jazz", "kubectl delete oauthconsumers", "uninstall.force=true"] {
         assert!(refused.contains(words), "{words}: {refused}");
     }
     // Everything is as it was.
-    cluster.check().answers(&key, SECRET, 200);
+    check.answers(&key, SECRET, 200);
     assert_eq!(get(SYSTEM, "deployment", "oac-controller")["status"]["readyReplicas"], 2);
 
     kubectl(&["-n", TEAM, "delete", "oac", "jazz", "--timeout=60s"]);
@@ -115,11 +111,7 @@ async fn an_uninstall_is_refused_while_there_are_consumers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forced_uninstall_leaves_nothing_stuck() {
-    let cluster = Cluster::alone().await;
-    let postgres = Postgres::new().await;
-    cluster.install_on(&postgres, &[]);
-    cluster.people();
-    let key = cluster.approved("jazz");
+    let World { cluster, postgres, check, key } = World::with_jazz().await;
     cluster.approved("blues");
     // As the refusal says.
     fail("helm", &["uninstall", RELEASE, "-n", SYSTEM, "--timeout=60s"]);
@@ -141,7 +133,7 @@ async fn a_forced_uninstall_leaves_nothing_stuck() {
 
     // Installed again on the same store, it goes on where it was.
     cluster.helm("install", &POSTGRES);
-    cluster.check().answers(&key, SECRET, 200);
+    check.answers(&key, SECRET, 200);
     assert_eq!(key_of(TEAM, "jazz"), key);
     eventually("the record of what was deleted meanwhile is removed", || {
         postgres.ask("SELECT string_agg(state, ' ' ORDER BY state) FROM oauth_consumers") == "Approved Removed"

@@ -44,6 +44,7 @@ fn object() -> Object {
         adopted_key: None,
         published_key: None,
         says_revoked: false,
+        says_unproved: false,
     }
 }
 
@@ -321,6 +322,44 @@ fn an_approval_that_nobody_guarded_never_counts() {
         assert_eq!(later.settle().0.live().unwrap().state, State::Approved);
     }
     assert!(refused > 100, "{refused}");
+}
+
+#[test]
+fn nor_does_it_count_when_the_record_tells_nothing_of_it_any_more() {
+    let object = Object { approved: Some(true), ..object() };
+    let unguarded = World { object: Some(object), secret: Some(("1", VALUE)), record: None, guarded: false }.settle().0;
+    let record = unguarded.record.clone().unwrap();
+    let out_of_scope = Stored { record: record.clone().out_of_scope(), ..record.clone() };
+    let edited = Stored { intact: false, ..record };
+    for record in [None, Some(out_of_scope), Some(edited)] {
+        let mut later = World { record, guarded: true, ..unguarded.clone() };
+        later.object.as_mut().unwrap().says_unproved = true;
+        let settled = later.settle().0;
+        assert!(settled.live().unwrap().is_unproved(), "{:?}", settled.record);
+        // The status may be behind what was recorded: a decision against it was.
+        let mut anew = settled;
+        edit(&mut anew, |object| object.approved = Some(false));
+        anew = anew.settle().0;
+        edit(&mut anew, |object| object.approved = Some(true));
+        assert_eq!(anew.settle().0.live().unwrap().state, State::Approved);
+    }
+}
+
+#[test]
+fn another_stamp_alone_is_no_second_thought() {
+    let approved = Object { approved: Some(true), decided_by: Some("alice".into()), ..object() };
+    let world = World { object: Some(approved), secret: Some(("1", VALUE)), record: None, guarded: true };
+    let restamped = |mut world: World| {
+        edit(&mut world, |object| object.decided_by = Some("mallory".into()));
+        world.guarded = true;
+        world.settle().0.live().unwrap().clone()
+    };
+    let mut revoked = world.settle().0;
+    let stored = revoked.record.as_mut().unwrap();
+    stored.record.revocation = Some(Revocation { at: Timestamp::UNIX_EPOCH, reason: "INC-1".into(), generation: 1 });
+    stored.record.state = State::Revoked;
+    assert_eq!(restamped(revoked).state, State::Revoked);
+    assert!(restamped(World { guarded: false, ..world }.settle().0).is_unproved());
 }
 
 #[test]

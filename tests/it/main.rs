@@ -14,6 +14,7 @@ mod examples;
 mod faults;
 mod feed;
 mod gateways;
+mod health;
 mod hostile;
 mod lifecycle;
 mod limits;

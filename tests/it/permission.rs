@@ -119,7 +119,7 @@ const CHANGES: &[Change] = &[
     ("say more about a hold", held, || with(approved(), "hold", "leaked, INC-1234"), &[]),
     ("lift a hold", held, approved, &[Approve]),
     ("lift the hold of what awaits", || with(awaiting(), "hold", "leaked"), awaiting, &[Approve]),
-    ("withdraw the approval and the hold at once", held, awaiting, &[]),
+    ("withdraw the approval and the hold at once", held, awaiting, &[Approve]),
     ("rename what awaits", awaiting, || with(awaiting(), "name", "Blues"), &[]),
     ("rename what is approved", approved, || with(approved(), "name", "Blues"), &[Approve]),
     ("rename what is approved and on hold", held, || with(held(), "name", "Blues"), &[Approve]),
@@ -339,8 +339,6 @@ async fn nobody_but_the_controller_writes_status_and_it_writes_nothing_else() {
         Patch::Merge(json!({ "spec": { "approved": true } })),
         Patch::Merge(json!({ "spec": { "approved": false } })),
         Patch::Merge(json!({ "spec": { "name": "Blues" } })),
-        metadata(json!({ "labels": { "a": "b" } })),
-        metadata(json!({ "annotations": { "a": "b" } })),
         metadata(json!({ "ownerReferences": [{ "apiVersion": "v1", "kind": "Secret", "name": "jazz-oauth", "uid": "1" }] })),
         metadata(json!({ "finalizers": [FINALIZER, "example.com/other"] })),
     ];
@@ -614,6 +612,34 @@ async fn a_controller_that_may_approve_proves_nothing() {
     cluster.secret("jazz-oauth", SECRET).await;
     cluster.consumer("jazz", json!({ "approved": true })).await;
     cluster.wait("jazz", "ApprovalUnproved", is("Approved", "False/ApprovalUnproved")).await;
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_without_its_role_keeps_nobody_else_waiting() {
+    let (cluster, lost) = (chart::guarded(Guard::Deny).await, chart::guarded(Guard::Deny).await);
+    let both = [cluster.namespace.clone(), lost.namespace.clone()];
+    let watch_both = |settings: &mut oauthconsumer_operator::controller::Settings| {
+        proving(settings);
+        settings.namespaces = both.to_vec();
+    };
+    let store = TestStore::sqlite().await;
+    let operator = Operator::start_with(&cluster, store.store.clone(), CONTROLLER, watch_both).await;
+    let (key, gone) = (cluster.approved("jazz", SECRET).await, lost.approved("jazz", SECRET).await);
+    assert!(operator.admits(&gone, SECRET).await);
+    operator.stop().await;
+
+    // As when the namespace is on its way out, or by its administrator's mistake.
+    let bindings: Api<k8s_openapi::api::rbac::v1::RoleBinding> = Api::namespaced(cluster.client.clone(), &lost.namespace);
+    bindings.delete("oac-controller", &DeleteParams::default()).await.unwrap();
+    let operator = Operator::start_with(&cluster, store.store.clone(), CONTROLLER, watch_both).await;
+    assert!(operator.admits(&key, SECRET).await);
+    cluster.approved("blues", SECRET).await;
+    assert!(operator.admits(&gone, SECRET).await, "what cannot be read is not absent");
+    let object = lost.get("jazz").await;
+    lost.delete("jazz").await;
+    lost.gone(&object).await;
+    assert!(!operator.admits(&gone, SECRET).await);
     operator.stop().await;
 }
 

@@ -4,9 +4,9 @@ use std::error::Error;
 use std::num::NonZero;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use oauthconsumer_operator::consumer::{HashCost, SecretLimits};
+use oauthconsumer_operator::consumer::{Failure, HashCost, SecretLimits};
 use oauthconsumer_operator::controller::{self, ApprovalProof, Settings, cleanup};
 use oauthconsumer_operator::hashing::HashPool;
 use oauthconsumer_operator::signin::{self, Certificate, Verifier};
@@ -35,6 +35,9 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 /// For how long a namespace whose approvals are guarded is not asked about again.
 const PROOF_LIFETIME: Duration = Duration::from_mins(1);
+
+/// How long `cleanup` tries to reach the API server.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Consumers that `cleanup` names.
 const SHOWN: usize = 10;
@@ -225,11 +228,11 @@ pub fn cleanup(options: &CleanupOptions) -> Outcome {
     runtime.block_on(async {
         let client = kube::Client::try_from(kubernetes().await?)?;
         if options.force {
-            let released = cleanup::release(&client, &options.namespaces).await?;
+            let released = patiently(|| cleanup::release(&client, &options.namespaces)).await?;
             println!("{released} consumers were let go; their records stay in the store. Delete them as usual: kubectl delete oauthconsumers --all -A");
             return Ok(());
         }
-        let left = cleanup::consumers(&client, &options.namespaces).await?;
+        let left = patiently(|| cleanup::consumers(&client, &options.namespaces)).await?;
         if left.is_empty() {
             println!("no consumers are left");
             return Ok(());
@@ -247,6 +250,20 @@ pub fn cleanup(options: &CleanupOptions) -> Outcome {
         )
         .into())
     })
+}
+
+/// Tries again for a while: a role that was made for this a moment ago may not count yet.
+async fn patiently<T, F: Future<Output = Result<T, Failure>>>(attempt: impl Fn() -> F) -> Result<T, Failure> {
+    let since = Instant::now();
+    loop {
+        match attempt().await {
+            Err(failure) if since.elapsed() < PATIENCE => {
+                eprintln!("{failure}; trying again");
+                tokio::time::sleep(PAUSE).await;
+            }
+            ended => return ended,
+        }
+    }
 }
 
 async fn kubernetes() -> Result<kube::Config, String> {
