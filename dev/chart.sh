@@ -89,4 +89,5 @@ refuses "additional properties 'prof' not allowed" "${ok[@]}" --set approval.pro
 refuses "missing property 'signin'" "${ok[@]}" --set signin=null
 refuses "at '/signin/trustedProxies/0'" "${ok[@]}" --set 'signin.trustedProxies={gateway}'
 refuses "app.kubernetes.io/name" "${ok[@]}" --set 'podLabels.app\.kubernetes\.io/name=mine'
+refuses "at '/controller/sweepPeriod'" "${ok[@]}" --set controller.sweepPeriod=0s
 say "all as it should be"
