@@ -153,6 +153,14 @@ fn everything() -> String {
     looks.iter().map(tail).collect::<Vec<_>>().join("\n----\n")
 }
 
+/// For some seconds after the CRD was made the API server knows too little of it to judge and stamp.
+fn until_known() {
+    let probe = consumer(TEAM, "probe", &json!({ "approved": true })).to_string();
+    eventually("the API server knows the CRD", || {
+        run("kubectl", &["apply", "--dry-run=server", "-f", "-"], &probe).status.success()
+    });
+}
+
 /// Makes a namespace, under the strictest Pod Security there is.
 pub fn namespace(name: &str) {
     let labels = json!({ "pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/warn": "restricted" });
@@ -219,7 +227,7 @@ impl Cluster {
         let releases: Value = serde_json::from_str(&helm(&["list", "-A", "-o", "json"])).unwrap();
         for release in releases.as_array().unwrap() {
             let (name, namespace) = (release["name"].as_str().unwrap(), release["namespace"].as_str().unwrap());
-            helm(&["uninstall", name, "-n", namespace, "--no-hooks", "--wait"]);
+            run("helm", &["uninstall", name, "-n", namespace, "--no-hooks", "--wait", "--timeout=60s"], "");
         }
         let cluster_wide = "crd,clusterrole,clusterrolebinding,validatingadmissionpolicy,validatingadmissionpolicybinding,\
                             mutatingadmissionpolicy,mutatingadmissionpolicybinding";
@@ -265,16 +273,13 @@ impl Cluster {
     pub fn helm(&self, verb: &str, args: &[&str]) -> String {
         let fixed = [verb, RELEASE, CHART, "-n", SYSTEM, "--wait", "--timeout=90s", "--set", "namespaces={team-a}"];
         let said = helm(&[&fixed[..], args].concat());
-        // For some seconds after the CRD was made the API server knows too little of it to judge and stamp.
-        let probe = consumer(TEAM, "probe", &json!({ "approved": true })).to_string();
-        eventually("the API server knows the CRD", || {
-            run("kubectl", &["apply", "--dry-run=server", "-f", "-"], &probe).status.success()
-        });
+        until_known();
         said
     }
 
     /// Two people: a requester, who may edit and see to Secrets, and an approver.
     pub fn people(&self) {
+        until_known();
         apply(&[binding(TEAM, "requester", "edit"), binding(TEAM, "approver", "oauthconsumers-approver")]);
         eventually("the role edit has what the chart adds to it", || {
             text(&kubectl_as("requester", &["auth", "can-i", "create", "oauthconsumers"])).starts_with("yes")
