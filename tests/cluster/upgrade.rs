@@ -111,7 +111,7 @@ async fn an_uninstall_is_refused_while_there_are_consumers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forced_uninstall_leaves_nothing_stuck() {
-    let World { cluster, postgres, check, key } = World::with_jazz().await;
+    let World { cluster, postgres, key, .. } = World::with_jazz().await;
     cluster.approved("blues");
     // As the refusal says.
     fail("helm", &["uninstall", RELEASE, "-n", SYSTEM, "--timeout=60s"]);
@@ -133,7 +133,8 @@ async fn a_forced_uninstall_leaves_nothing_stuck() {
 
     // Installed again on the same store, it goes on where it was.
     cluster.helm("install", &POSTGRES);
-    check.answers(&key, SECRET, 200);
+    // The Service is a new one, too.
+    cluster.check().answers(&key, SECRET, 200);
     assert_eq!(key_of(TEAM, "jazz"), key);
     eventually("the record of what was deleted meanwhile is removed", || {
         postgres.ask("SELECT string_agg(state, ' ' ORDER BY state) FROM oauth_consumers") == "Approved Removed"
