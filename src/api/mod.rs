@@ -27,7 +27,7 @@ pub const DECIDED: &str = "oauthconsumers.dev/decided";
 const LONGEST_USER: usize = 1024;
 
 fn is_unproved(condition: &Condition) -> bool {
-    condition.type_ == "Approved" && condition.reason == Reason::ApprovalUnproved.to_string()
+    condition.type_ == "Approved" && condition.reason == <&str>::from(Reason::ApprovalUnproved)
 }
 
 // === impl OAuthConsumer ===
@@ -62,8 +62,12 @@ impl OAuthConsumer {
     /// Who decided, if what they decided is what the spec says: an API server that cannot stamp leaves the stamp of the decision
     /// before.
     fn decided_by(&self) -> Option<String> {
-        let decision = self.spec.approved.map_or("none".to_owned(), |approved| approved.to_string());
-        let is_of_another = self.annotations().get(DECIDED).is_some_and(|decided| *decided != decision);
+        let decision = match self.spec.approved {
+            None => "none",
+            Some(true) => "true",
+            Some(false) => "false",
+        };
+        let is_of_another = self.annotations().get(DECIDED).is_some_and(|decided| decided != decision);
         let user = self.annotations().get(DECIDED_BY).filter(|user| user.chars().count() <= LONGEST_USER);
         user.filter(|_| !is_of_another).cloned()
     }

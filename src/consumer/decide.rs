@@ -80,7 +80,7 @@ pub fn decide(seen: &Observed) -> Plan {
     if seen.has_foreign_key(object) {
         return Plan::new(seen.live().map(|_| Effect::RemoveRecord));
     }
-    let draft = Draft::new(seen, object);
+    let draft = Draft::new(seen, object, seen.approvals_count);
     Plan::new([
         (!object.has_finalizer).then_some(Effect::AddFinalizer),
         (!draft.is_recorded(seen, object)).then(|| Effect::WriteRecord(Box::new(draft))),
@@ -94,8 +94,7 @@ pub fn needs_proof(seen: &Observed) -> bool {
     let Some(object) = seen.object.as_ref().filter(|object| !object.deleting && !seen.has_foreign_key(object)) else {
         return false;
     };
-    let draft = |approvals_count| Draft::new(&Observed { approvals_count, ..seen.clone() }, object);
-    draft(true).state != draft(false).state
+    Draft::new(seen, object, true).state != Draft::new(seen, object, false).state
 }
 
 /// What is recorded, but for edited rows, in which decision and hash prove nothing.
@@ -149,7 +148,7 @@ impl Plan {
 // === impl Draft ===
 
 impl Draft {
-    fn new(seen: &Observed, object: &Object) -> Self {
+    fn new(seen: &Observed, object: &Object, approvals_count: bool) -> Self {
         let trusted = trusted(seen);
         let recorded = trusted.and_then(|record| record.decision.clone());
         let recorded_decision = recorded.as_ref().map(|decision| decision.approved);
@@ -173,7 +172,7 @@ impl Draft {
             None => object.says_unproved,
         };
         let opens = is_new || (object.hold.is_none() && !is_known_to_be_open(trusted, object));
-        let is_unproved = object.approved == Some(true) && (was_unproved || (opens && !seen.approvals_count));
+        let is_unproved = object.approved == Some(true) && (was_unproved || (opens && !approvals_count));
         // A revocation is sticky, in tombstones and edited rows, too: it goes only with a decision that is known to be new.
         let newly_approved = object.approved == Some(true)
             && is_reversed

@@ -46,8 +46,8 @@ impl Proofs {
             return Ok(true);
         }
         let asked = Instant::now();
-        // With the UID: the object of another user who has taken the name is a conflict.
-        // And under nearly its own name, which others' rules about names are then as good as indifferent to.
+        // With the UID, so that another object of this name is a conflict; and nearly under its own name, which other people's
+        // rules about names then have little to say about.
         let near: String = object.spec.name.chars().take(LONGEST_STEM).collect();
         let name =
             [" (proof)", " (a proof)"].map(|suffix| format!("{near}{suffix}")).into_iter().find(|name| *name != object.spec.name);
