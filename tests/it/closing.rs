@@ -16,12 +16,14 @@ const BUSY: usize = 20;
 
 /// Occupies the operator with reconciles that do not end.
 async fn occupy(cluster: &Cluster, store: &FaultyStore) {
+    let mut uids = Vec::new();
     for i in 0..BUSY {
         let name = format!("busy-{i}");
-        let object = cluster.consumer(&name, json!({})).await;
+        uids.push(cluster.consumer(&name, json!({})).await.uid().unwrap());
         cluster.wait(&name, "seen", |object| condition(object, "Ready") == "False/SecretNotFound").await;
-        store.stall(&object.uid().unwrap());
     }
+    // Not before all were seen: a reconcile that follows the status would take a slot from the next.
+    uids.iter().for_each(|uid| store.stall(uid));
     for i in 0..BUSY {
         cluster.edit(&format!("busy-{i}"), json!({ "name": "Renamed", "approved": true })).await;
     }
