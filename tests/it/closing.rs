@@ -23,7 +23,9 @@ async fn occupy(cluster: &Cluster, store: &FaultyStore) {
         cluster.wait(&name, "seen", |object| condition(object, "Ready") == "False/SecretNotFound").await;
     }
     // Not before all were seen: a reconcile that follows the status would take a slot from the next.
-    uids.iter().for_each(|uid| store.stall(uid));
+    for uid in &uids {
+        store.stall(uid);
+    }
     for i in 0..BUSY {
         cluster.edit(&format!("busy-{i}"), json!({ "name": "Renamed", "approved": true })).await;
     }
