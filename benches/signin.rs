@@ -19,7 +19,7 @@ use axum::Router;
 use axum::http::{HeaderName, HeaderValue};
 use axum::routing::any;
 use oauthconsumer_operator::consumer::{HashCost, Phc};
-use oauthconsumer_operator::store::{self, Access};
+use oauthconsumer_operator::store::{self, Access, Replaces};
 use support::{Load, Program, SECRET, Wrk, basic, curl, hash, percentile, record, requests, table};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -94,7 +94,7 @@ async fn fill(path: &Path, records: usize, phc: &Phc) {
     let store = store::open(&format!("sqlite://{}", path.display()), Access::Controller).await.unwrap();
     let now = jiff::Timestamp::now();
     for i in 0..records {
-        store.write(record(&format!("uid-{i}"), phc), None, now).await.unwrap();
+        store.write(record(&format!("uid-{i}"), phc), Replaces::NothingAt(store.head().await.unwrap()), now).await.unwrap();
     }
     let life = store.head().await.unwrap().incarnation;
     store.vouch("cluster", "default", &life).await.unwrap();

@@ -19,7 +19,7 @@ use hyper_util::rt::TokioIo;
 use oauthconsumer_operator::consumer::{HashCost, Record, SecretOutcome, SecretProblem, State};
 use oauthconsumer_operator::hashing::HashPool;
 use oauthconsumer_operator::signin::{self, Rate, Settings, Verifier};
-use oauthconsumer_operator::store::{self, Access};
+use oauthconsumer_operator::store::{self, Access, Replaces};
 use oauthconsumer_operator::telemetry::Metrics;
 use support::{SECRET, basic, hash, percentile, record, table};
 use tokio::net::{TcpListener, TcpStream};
@@ -49,7 +49,7 @@ async fn main() {
     }
     classes.push(("deleted", record("deleted", &phc).removed()));
     for record in classes.iter().map(|(_, record)| record).chain([&approved]) {
-        store.write(record.clone(), None, now).await.unwrap();
+        store.write(record.clone(), Replaces::NothingAt(store.head().await.unwrap()), now).await.unwrap();
     }
     let life = store.head().await.unwrap().incarnation;
     store.vouch("cluster", "default", &life).await.unwrap();

@@ -38,6 +38,7 @@ pub fn record(uid: &str, phc: &Phc) -> Record {
         generation: 1,
         state: State::Approved,
         decision: Some(Decision { approved: true, by: None, at, generation: 1 }),
+        unproved_approval: None,
         hold: None,
         revocation: None,
         secret_source: Some(SecretSource {
@@ -47,6 +48,7 @@ pub fn record(uid: &str, phc: &Phc) -> Record {
             resource_version: "1".into(),
         }),
         secret: SecretOutcome::Accepted(phc.clone()),
+        secret_floor: 16,
     }
 }
 

@@ -5,14 +5,15 @@ mod resource;
 mod schema;
 mod status;
 
-pub use resource::{OAuthConsumer, OAuthConsumerSpec, OAuthConsumerStatus, PublishedDecision, PublishedState, SecretReference};
+pub use resource::{
+    Hold, OAuthConsumer, OAuthConsumerSpec, OAuthConsumerStatus, PublishedDecision, SecretReference, UnprovedApproval,
+};
 pub use schema::crd;
 pub use status::{render, same_but_for_times};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
-use crate::consumer::{ConsumerKey, Object, Reason, SecretRef};
+use crate::consumer::{ConsumerKey, Object, SecretRef, State};
 
 /// The finalizer that keeps an object until its record is removed.
 pub const FINALIZER: &str = "oauthconsumers.dev/record";
@@ -25,10 +26,6 @@ pub const DECIDED: &str = "oauthconsumers.dev/decided";
 
 /// What `status.decision.by` has room for, in characters.
 const LONGEST_USER: usize = 1024;
-
-fn is_unproved(condition: &Condition) -> bool {
-    condition.type_ == "Approved" && condition.reason == <&str>::from(Reason::ApprovalUnproved)
-}
 
 // === impl OAuthConsumer ===
 
@@ -50,12 +47,16 @@ impl OAuthConsumer {
             secret_ref: SecretRef { name: spec.secret_ref.name.clone(), key: spec.secret_ref.key.clone() },
             approved: spec.approved,
             decided_by: self.decided_by(),
-            hold: spec.hold.clone(),
+            hold: spec.hold.as_ref().map(|hold| hold.reason.clone()),
             // The schema lets only well-formed keys in.
             adopted_key: spec.consumer_key.as_deref().and_then(|key| ConsumerKey::parse(key).ok()),
             published_key: self.status.as_ref().and_then(|status| status.consumer_key.clone()),
-            says_unproved: self.status.iter().flat_map(|status| &status.conditions).any(is_unproved),
-            says_revoked: self.status.as_ref().is_some_and(|status| status.state == Some(PublishedState::Revoked)),
+            unproved_approval: self
+                .status
+                .as_ref()
+                .and_then(|status| status.unproved_approval)
+                .map(|approval| approval.generation),
+            says_revoked: self.status.as_ref().is_some_and(|status| status.state.as_deref() == Some(State::Revoked.into())),
         }
     }
 

@@ -2,13 +2,11 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
-use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::{LONGEST_USER, schema};
-use crate::consumer::State;
 
 /// What an administrator says about an OAuth consumer.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,7 +16,6 @@ use crate::consumer::State;
     kind = "OAuthConsumer",
     plural = "oauthconsumers",
     shortname = "oac",
-    category = "oauth",
     namespaced,
     cel,
     status = "OAuthConsumerStatus",
@@ -29,6 +26,12 @@ use crate::consumer::State;
     printcolumn(name = "Consumer Key", type_ = "string", json_path = ".status.consumerKey", description = "The key it signs in with. Never changes."),
     printcolumn(name = "Status", type_ = "string", json_path = ".status.state", description = "The decision about it, as honoured."),
     printcolumn(
+        name = "Active",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Active")].status"#,
+        description = "Whether it can sign in now."
+    ),
+    printcolumn(
         name = "Ready",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].status"#,
@@ -37,13 +40,16 @@ use crate::consumer::State;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Secret", type_ = "string", json_path = ".spec.secretRef.name", priority = 1),
     printcolumn(name = "Decided By", type_ = "string", json_path = ".status.decision.by", priority = 1),
+    printcolumn(name = "Decided", type_ = "date", json_path = ".status.decision.at", priority = 1),
     printcolumn(
         name = "Reason",
         type_ = "string",
-        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#,
+        json_path = r#".status.conditions[?(@.type=="Active")].reason"#,
+        description = "Why it cannot sign in, or Active.",
         priority = 1
     ),
     selectable = ".spec.secretRef.name",
+    selectable = ".status.consumerKey",
     selectable = ".status.state",
     validation = Rule::new(schema::KEY_IS_IMMUTABLE)
         .message("status.consumerKey is given once: it can neither be changed nor removed")
@@ -63,20 +69,20 @@ pub struct OAuthConsumerSpec {
     )]
     pub name: String,
 
-    /// Where the consumer secret is.
+    /// Where the consumer secret is. One field manager owns it as a whole.
+    #[schemars(extend("x-kubernetes-map-type" = "atomic"))]
     pub secret_ref: SecretReference,
 
-    /// The decision: true approves, false disapproves, absent means that nobody has decided yet.
+    /// The decision: true approves, false disapproves, absent means that it is still to be made.
     /// Only an approved consumer can sign in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approved: Option<bool>,
 
-    /// Stops sign-in at once, whatever `approved` says, and says why. Any editor may set it, only an approver may lift it.
-    /// 1 to 1024 characters, none of them a control, bidirectional or zero-width character.
+    /// Stops sign-in at once, whatever `approved` says. Any editor may set it. Only an approver lifts it, with the field manager
+    /// oauthconsumers-approval and in a change of nothing else. One field manager owns it as a whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1024))]
-    #[x_kube(validation = Rule::new(schema::IS_PLAIN_TEXT).message("a hold must not contain control, bidirectional or zero-width characters"))]
-    pub hold: Option<String>,
+    #[schemars(extend("x-kubernetes-map-type" = "atomic"))]
+    pub hold: Option<Hold>,
 
     /// An existing consumer key to bring along, from another system or a rebuilt cluster. Only at creation; it must be
     /// unique in the store. 8 to 128 characters out of A-Z a-z 0-9 . _ ~ -. Leave it out to be given a new key.
@@ -103,6 +109,20 @@ pub struct SecretReference {
     pub key: String,
 }
 
+/// A hold on a consumer.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hold {
+    /// Why, for people. 1 to 1024 characters, none of them a control, bidirectional or zero-width character, and at least one of
+    /// them no space.
+    #[schemars(length(min = 1, max = 1024), regex(pattern = r"\S"))]
+    #[x_kube(
+        validation = Rule::new(schema::IS_PLAIN_TEXT)
+            .message("the reason of a hold must not contain control, bidirectional or zero-width characters")
+    )]
+    pub reason: String,
+}
+
 /// What the operator has seen and done. Written by the operator only.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -112,20 +132,27 @@ pub struct OAuthConsumerStatus {
     #[schemars(length(min = 8, max = 128))]
     pub consumer_key: Option<String>,
 
-    /// The decision as honoured.
-    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
-    pub state: Option<PublishedState>,
+    /// The decision as honoured, for people: AwaitingApproval, Approved, Disapproved, OnHold or Revoked. Later releases may add
+    /// values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub state: Option<String>,
 
     /// The generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// The last decision.
+    /// The last decision that counts.
     #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub decision: Option<PublishedDecision>,
 
-    /// Ready: the store holds exactly what this object says. Approved: sign-in is allowed. SecretReady: the Secret
-    /// holds a usable value. Stalled: only the user can help; absent otherwise.
+    /// The approval in spec.approved that does not count: the API server did not check who gave it. It stays here until
+    /// spec.approved is seen to be something else than true.
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    pub unproved_approval: Option<UnprovedApproval>,
+
+    /// Ready: the store holds exactly what this object says. Active: the consumer can sign in now. Approved: the decision, as
+    /// honoured. SecretReady: the Secret holds a usable value. Stalled: only the user can help; absent otherwise.
     #[serde(default, deserialize_with = "lenient")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
@@ -151,19 +178,12 @@ pub struct PublishedDecision {
     pub generation: i64,
 }
 
-/// The decision as honoured.
-#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum PublishedState {
-    /// Nobody has decided yet.
-    AwaitingApproval,
-    /// Sign-in is approved.
-    Approved,
-    /// Sign-in is disapproved.
-    Disapproved,
-    /// spec.hold is set.
-    OnHold,
-    /// Revoked in the store.
-    Revoked,
+/// An approval that does not count.
+#[derive(KubeSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnprovedApproval {
+    /// The generation of the spec in which it was seen first.
+    pub generation: i64,
 }
 
 /// What cannot be read in a status is as good as absent: one odd object must not keep a whole list from being read.
@@ -176,22 +196,5 @@ fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(deserialize
 impl SecretReference {
     fn default_key() -> String {
         "consumerSecret".to_owned()
-    }
-}
-
-// === impl PublishedState ===
-
-impl PublishedState {
-    /// The state to publish; none for records that no object stands behind.
-    #[must_use]
-    pub fn of(state: State) -> Option<Self> {
-        match state {
-            State::AwaitingApproval => Some(Self::AwaitingApproval),
-            State::Approved => Some(Self::Approved),
-            State::Disapproved => Some(Self::Disapproved),
-            State::OnHold => Some(Self::OnHold),
-            State::Revoked => Some(Self::Revoked),
-            State::OutOfScope | State::Removed => None,
-        }
     }
 }

@@ -28,7 +28,7 @@ pub(super) fn conditions(_: &mut SchemaGenerator) -> Schema {
             "description": "One aspect of the object's state.",
             "required": ["type", "status", "lastTransitionTime", "reason", "message"],
             "properties": {
-                "type": {"type": "string", "maxLength": 316, "description": "Ready, Approved, SecretReady or Stalled."},
+                "type": {"type": "string", "maxLength": 316, "description": "Ready, Active, Approved, SecretReady or Stalled."},
                 "status": {"type": "string", "enum": ["True", "False", "Unknown"], "description": "Whether it holds."},
                 "observedGeneration": {
                     "type": "integer", "format": "int64", "minimum": 0, "description": "The generation of the spec it speaks of.",
@@ -59,7 +59,7 @@ pub fn crd() -> CustomResourceDefinition {
         refuse_null(schema);
         if let Some(status) = schema.properties.as_mut().and_then(|properties| properties.get_mut("status")) {
             // An object that nobody has looked at yet must not look finished to kstatus or `kubectl wait`.
-            status.default = Some(JSON(json!({ "conditions": [pending()] })));
+            status.default = Some(JSON(json!({ "conditions": [pending("Ready"), pending("Active")] })));
         }
     }
     crd
@@ -72,10 +72,10 @@ fn refuse_null(schema: &mut JSONSchemaProps) {
     schema.properties.iter_mut().flat_map(BTreeMap::values_mut).for_each(refuse_null);
 }
 
-/// The condition of an object that no controller has seen, as in Gateway API.
-fn pending() -> Value {
+/// A condition of an object that no controller has seen, as in Gateway API.
+fn pending(kind: &str) -> Value {
     json!({
-        "type": "Ready",
+        "type": kind,
         "status": "Unknown",
         "reason": "Pending",
         "message": "Waiting for the controller",

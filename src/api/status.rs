@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::{OAuthConsumerStatus, PublishedDecision, PublishedState};
+use super::{OAuthConsumerStatus, PublishedDecision, UnprovedApproval};
 use crate::consumer::{Committed, Statement, Verdict};
 
 /// The status to publish. What the statement knows nothing new of stays as it was; `lastTransitionTime` moves only
@@ -14,10 +14,11 @@ pub fn render(old: &OAuthConsumerStatus, statement: &Statement, generation: i64,
     match &statement.committed {
         Committed::Unknown => {}
         Committed::Nothing => (new.state, new.decision) = (None, None),
-        Committed::Record { key, state, decision } => {
+        Committed::Record { key, state, decision, unproved_approval } => {
             // The API server refuses another key than the published one.
             new.consumer_key.get_or_insert_with(|| key.to_string());
-            new.state = PublishedState::of(*state);
+            new.state = Some(state.to_string());
+            new.unproved_approval = unproved_approval.map(|generation| UnprovedApproval { generation });
             new.decision = decision.as_ref().map(|decision| PublishedDecision {
                 approved: decision.approved,
                 by: decision.by.clone(),
@@ -40,6 +41,7 @@ pub fn render(old: &OAuthConsumerStatus, statement: &Statement, generation: i64,
         });
     };
     set("Ready", &statement.ready);
+    set("Active", &statement.active);
     set("Approved", &statement.approved);
     if let Some(verdict) = &statement.secret_ready {
         set("SecretReady", verdict);
@@ -82,8 +84,10 @@ mod tests {
                 key: ConsumerKey::parse("a-consumer-key").unwrap(),
                 state: State::Approved,
                 decision: None,
+                unproved_approval: None,
             },
             ready: verdict(ready, Reason::Synced),
+            active: verdict(Truth::True, Reason::Active),
             approved: verdict(Truth::True, Reason::Approved),
             secret_ready: Some(verdict(Truth::True, Reason::Accepted)),
             stalled: None,
@@ -124,16 +128,32 @@ mod tests {
         let failed = Statement {
             committed: Committed::Unknown,
             ready: verdict(Truth::False, Reason::StoreUnavailable),
+            active: verdict(Truth::Unknown, Reason::StoreUnavailable),
             approved: verdict(Truth::Unknown, Reason::StoreUnavailable),
             secret_ready: None,
             stalled: None,
         };
         let status = render(&good, &failed, 2, at(200));
         assert_eq!(status.consumer_key.as_deref(), Some("a-consumer-key"));
-        assert_eq!(status.state, Some(PublishedState::Approved));
+        assert_eq!(status.state.as_deref(), Some("Approved"));
         assert_eq!(status.observed_generation, Some(2));
         assert_eq!(time_of(&status, "SecretReady"), at(100));
         assert_eq!(time_of(&status, "Ready"), at(200));
+    }
+
+    #[test]
+    fn no_failure_overwrites_that_an_approval_does_not_count() {
+        let mut unproved = statement(Truth::True);
+        if let Committed::Record { unproved_approval, .. } = &mut unproved.committed {
+            *unproved_approval = Some(1);
+        }
+        let remembered = render(&OAuthConsumerStatus::default(), &unproved, 1, at(100));
+        assert_eq!(remembered.unproved_approval, Some(UnprovedApproval { generation: 1 }));
+        for committed in [Committed::Unknown, Committed::Nothing] {
+            let failed = render(&remembered, &Statement { committed, ..statement(Truth::False) }, 2, at(200));
+            assert_eq!(failed.unproved_approval, remembered.unproved_approval);
+        }
+        assert_eq!(render(&remembered, &statement(Truth::True), 3, at(300)).unproved_approval, None);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What may be claimed after a reconcile, and when to come back. Pure: status can only come from what really happened.
 
+use super::conditions::from_record;
 use super::{ConsumerKey, Decision, EventReason, Object, Observed, Reason, Record, SecretOutcome, SecretProblem, State, Stored};
 
 /// What really happened.
@@ -69,6 +70,8 @@ pub struct Statement {
     pub committed: Committed,
     /// The condition `Ready`.
     pub ready: Verdict,
+    /// The condition `Active`.
+    pub active: Verdict,
     /// The condition `Approved`.
     pub approved: Verdict,
     /// The condition `SecretReady`; none if nothing new is known of the Secret.
@@ -90,8 +93,10 @@ pub enum Committed {
         key: ConsumerKey,
         /// Its state.
         state: State,
-        /// Its decision.
+        /// Its decision, if that counts.
         decision: Option<Decision>,
+        /// See [`Record::unproved_approval`].
+        unproved_approval: Option<i64>,
     },
 }
 
@@ -132,19 +137,12 @@ pub fn conclude(seen: &Observed, outcome: &Outcome) -> Conclusion {
 }
 
 fn statement(seen: &Observed, object: &Object, outcome: &Outcome) -> Option<Statement> {
-    let unknown = |ready, reason, message: &str| Statement {
-        committed: Committed::Unknown,
-        ready: Verdict::new(ready, reason, message),
-        approved: Verdict::new(Truth::Unknown, reason, message),
-        secret_ready: None,
-        stalled: None,
-    };
     match &outcome.failure {
         Some(Failure::Overtaken(_)) => None,
         failure if object.deleting => deletion(object, outcome, failure.as_ref()),
         Some(Failure::Store(_)) => {
             let message = "the store does not answer, so nothing can be said or changed; retrying";
-            Some(unknown(Truth::False, Reason::StoreUnavailable, message))
+            Some(Statement::unknown(Truth::False, Reason::StoreUnavailable, message))
         }
         Some(Failure::KeyInUse(key)) => {
             let message = if object.adopted_key.is_some() {
@@ -154,11 +152,11 @@ fn statement(seen: &Observed, object: &Object, outcome: &Outcome) -> Option<Stat
             } else {
                 format!("the key {key} of this object was brought along by another consumer; delete that one, then this one")
             };
-            Some(refused(Reason::KeyInUse, &message, true))
+            Some(Statement::nothing(Reason::KeyInUse, &message, true))
         }
-        Some(Failure::Api(message)) => Some(unknown(Truth::Unknown, Reason::Pending, message)),
+        Some(Failure::Api(message)) => Some(Statement::unknown(Truth::Unknown, Reason::Pending, message)),
         Some(Failure::Internal(_)) => {
-            Some(unknown(Truth::Unknown, Reason::Pending, "the operator failed and tries again; its log says why"))
+            Some(Statement::unknown(Truth::Unknown, Reason::Pending, "the operator failed and tries again; its log says why"))
         }
         None if seen.has_foreign_key(object) => {
             let message = format!(
@@ -166,7 +164,7 @@ fn statement(seen: &Observed, object: &Object, outcome: &Outcome) -> Option<Stat
                  without a status",
                 seen.key_of(object)
             );
-            Some(refused(Reason::ForeignKey, &message, true))
+            Some(Statement::nothing(Reason::ForeignKey, &message, true))
         }
         None => outcome.record.as_ref().map(|stored| from_record(seen, object, &stored.record)),
     }
@@ -186,92 +184,10 @@ fn deletion(object: &Object, outcome: &Outcome, failure: Option<&Failure>) -> Op
                 _ => "the operator could not finish",
             };
             let message = format!("the record could not be removed yet: {cause}; sign-in may still be possible; retrying");
-            let approved = Verdict::new(Truth::Unknown, Reason::DeletionBlocked, &*message);
-            return Some(Statement {
-                committed: Committed::Unknown,
-                approved,
-                ..refused(Reason::DeletionBlocked, &message, false)
-            });
+            return Some(Statement::unknown(Truth::False, Reason::DeletionBlocked, &message));
         }
     };
-    Some(refused(Reason::DeletionBlocked, &message, false))
-}
-
-/// There is no record to sign in with. Stalled if only the user can help.
-fn refused(reason: Reason, message: &str, stalled: bool) -> Statement {
-    Statement {
-        committed: Committed::Nothing,
-        ready: Verdict::new(Truth::False, reason, message),
-        approved: Verdict::new(Truth::False, reason, message),
-        secret_ready: None,
-        stalled: stalled.then(|| Verdict::new(Truth::True, reason, message)),
-    }
-}
-
-/// The record is what the object says; this is what it says.
-fn from_record(seen: &Observed, object: &Object, record: &Record) -> Statement {
-    let decided = match record.state {
-        State::AwaitingApproval if record.is_unproved() => Verdict::new(
-            Truth::False,
-            Reason::ApprovalUnproved,
-            "spec.approved was set to true while the API server did not ask who may approve, so it does not count; an administrator \
-             installs the policy oauthconsumers-approve, then an approver sets spec.approved to false and, once the status says \
-             Disapproved, to true again",
-        ),
-        State::Approved => Verdict::new(Truth::True, Reason::Approved, "sign-in is allowed"),
-        State::Disapproved => Verdict::new(Truth::False, Reason::Disapproved, "spec.approved is false: sign-in is refused"),
-        State::OnHold => Verdict::new(
-            Truth::False,
-            Reason::OnHold,
-            format!(
-                "on hold: {}; sign-in is refused until an approver removes spec.hold",
-                record.hold.as_deref().unwrap_or_default()
-            ),
-        ),
-        State::Revoked => Verdict::new(
-            Truth::False,
-            Reason::Revoked,
-            format!(
-                "revoked in the store: {}; to allow sign-in again, disapprove and approve anew",
-                record.revocation.as_ref().map_or("", |r| r.reason.as_str())
-            ),
-        ),
-        State::AwaitingApproval | State::OutOfScope | State::Removed => Verdict::new(
-            Truth::False,
-            Reason::AwaitingApproval,
-            "nobody has decided yet: sign-in starts when somebody with the permission to approve sets spec.approved to true",
-        ),
-    };
-    let secret_ready = match &record.secret {
-        SecretOutcome::Accepted(_) => Verdict::new(Truth::True, Reason::Accepted, "the Secret holds a usable value"),
-        SecretOutcome::Refused(problem) => {
-            Verdict::new(Truth::False, problem.reason(), problem.message(&object.namespace, &object.secret_ref, seen.limits))
-        }
-    };
-    let stalled = match &record.secret {
-        SecretOutcome::Refused(problem) if !problem.may_pass() => Some(Verdict { status: Truth::True, ..secret_ready.clone() }),
-        SecretOutcome::Accepted(_) if record.state == State::Revoked => Some(Verdict { status: Truth::True, ..decided.clone() }),
-        _ => None,
-    };
-    // An unusable secret comes first: deciding would not help before it is mended.
-    let (ready, approved) = if secret_ready.status != Truth::True {
-        (secret_ready.clone(), secret_ready.clone())
-    } else if record.state == State::Revoked {
-        (decided.clone(), decided)
-    } else {
-        (Verdict::new(Truth::True, Reason::Synced, "the store holds exactly what this object says"), decided)
-    };
-    Statement {
-        committed: Committed::Record {
-            key: record.consumer_key.clone(),
-            state: record.state,
-            decision: record.decision.clone().filter(|_| !record.is_unproved()),
-        },
-        ready,
-        approved,
-        secret_ready: Some(secret_ready),
-        stalled,
-    }
+    Some(Statement::nothing(Reason::DeletionBlocked, &message, false))
 }
 
 /// Compares the record before and after. What was not committed is not reported.
@@ -322,7 +238,7 @@ fn notices(seen: &Observed, outcome: &Outcome) -> Vec<Notice> {
 /// What changed about decision, hold and secret.
 fn changes(seen: &Observed, before: Option<&Record>, after: &Record, say: &mut impl FnMut(EventReason, String)) {
     fn decided(record: &Record) -> Option<&Decision> {
-        record.decision.as_ref().filter(|_| !record.is_unproved())
+        record.decision.as_ref().filter(|_| record.unproved_approval.is_none())
     }
     let by =
         seen.object.as_ref().and_then(|object| object.decided_by.as_ref()).map_or_else(String::new, |by| format!(" by {by}"));
@@ -331,11 +247,11 @@ fn changes(seen: &Observed, before: Option<&Record>, after: &Record, say: &mut i
         (before, after) if before == after => {}
         (_, Some(Decision { approved: true, .. })) => say(EventReason::Approved, format!("approved{when}")),
         (_, Some(_)) => say(EventReason::Disapproved, format!("disapproved{when}")),
-        (_, None) if after.is_unproved() => {}
+        (_, None) if after.unproved_approval.is_some() => {}
         (_, None) => say(EventReason::Disapproved, format!("the approval is withdrawn{when}")),
     }
-    if after.is_unproved() && !before.is_some_and(Record::is_unproved) {
-        let note = "spec.approved is true, but the API server does not ask who may approve, so it does not count";
+    if after.unproved_approval.is_some() && before.is_none_or(|before| before.unproved_approval.is_none()) {
+        let note = "spec.approved is true, but the API server did not check who set it, so it does not count";
         say(EventReason::ApprovalUnproved, note.into());
     }
     match (before.and_then(|record| record.hold.as_ref()), &after.hold) {
@@ -369,10 +285,38 @@ impl Outcome {
     }
 }
 
+// === impl Statement ===
+
+impl Statement {
+    /// It is not known what the store holds, so whether the consumer can sign in is not known, either.
+    pub(super) fn unknown(ready: Truth, reason: Reason, message: &str) -> Self {
+        let unknown = Verdict::new(Truth::Unknown, reason, message);
+        Self {
+            committed: Committed::Unknown,
+            ready: Verdict { status: ready, ..unknown.clone() },
+            active: unknown.clone(),
+            approved: unknown,
+            secret_ready: None,
+            stalled: None,
+        }
+    }
+
+    /// There is no record to sign in with. Stalled if only the user can help.
+    fn nothing(reason: Reason, message: &str, stalled: bool) -> Self {
+        let no = Verdict::new(Truth::False, reason, message);
+        Self {
+            committed: Committed::Nothing,
+            stalled: stalled.then(|| Verdict { status: Truth::True, ..no.clone() }),
+            active: no.clone(),
+            ..Self::unknown(Truth::False, reason, message)
+        }
+    }
+}
+
 // === impl Verdict ===
 
 impl Verdict {
-    fn new(status: Truth, reason: Reason, message: impl Into<String>) -> Self {
+    pub(super) fn new(status: Truth, reason: Reason, message: impl Into<String>) -> Self {
         Self { status, reason, message: message.into() }
     }
 }

@@ -33,6 +33,8 @@ pub struct Draft {
     pub state: State,
     /// See [`Record::decision`].
     pub decision: Option<DecisionDraft>,
+    /// See [`Record::unproved_approval`].
+    pub unproved_approval: Option<i64>,
     /// See [`Record::revocation`].
     pub revocation: Option<Revocation>,
     /// See [`Record::secret`].
@@ -62,6 +64,8 @@ pub enum SecretDraft {
     Refuse(SecretProblem, Option<SecretSource>),
     /// The Secret's value; its hash is kept if it fits, and computed otherwise.
     Accept(SecretSource),
+    /// Not known before the Secret is read.
+    Unknown,
 }
 
 /// Decides what is to be done.
@@ -94,7 +98,11 @@ pub fn needs_proof(seen: &Observed) -> bool {
     let Some(object) = seen.object.as_ref().filter(|object| !object.deleting && !seen.has_foreign_key(object)) else {
         return false;
     };
-    Draft::new(seen, object, true).state != Draft::new(seen, object, false).state
+    let outcome = |approvals_count| {
+        let draft = Draft::new(seen, object, approvals_count);
+        (draft.state, draft.unproved_approval.is_some())
+    };
+    outcome(true) != outcome(false)
 }
 
 /// What is recorded, but for edited rows, in which decision and hash prove nothing.
@@ -130,7 +138,7 @@ impl Plan {
                 if draft.state == State::Approved && !matches!(draft.secret, SecretDraft::Refuse(..)) {
                     return None;
                 }
-                if matches!(draft.secret, SecretDraft::Accept(_)) {
+                if matches!(draft.secret, SecretDraft::Accept(_) | SecretDraft::Unknown) {
                     draft.secret = SecretDraft::Keep(seen.live().and_then(|stored| stored.record.secret_source.clone()));
                 }
             }
@@ -150,48 +158,20 @@ impl Plan {
 impl Draft {
     fn new(seen: &Observed, object: &Object, approvals_count: bool) -> Self {
         let trusted = trusted(seen);
-        let recorded = trusted.and_then(|record| record.decision.clone());
-        let recorded_decision = recorded.as_ref().map(|decision| decision.approved);
-        // Another stamp in a later generation: decided to and fro between two looks.
-        let is_same = |decision: &Decision| {
-            let stamped = object.decided_by.is_some() && object.decided_by != decision.by;
-            Some(decision.approved) == object.approved
-                && !(stamped && trusted.is_some_and(|record| object.generation > record.generation))
-        };
-        let decision = object.approved.map(|approved| match recorded.filter(is_same) {
-            Some(decision) => DecisionDraft::Keep(decision),
-            None => DecisionDraft::New { approved, by: object.decided_by.clone() },
-        });
+        let decision = decision(trusted, object);
         let is_new = matches!(decision, Some(DecisionDraft::New { .. }));
-        // More than another stamp: a decision against it was recorded in between.
-        let is_reversed = recorded_decision != object.approved;
-        // An approval that did not count does not count later, either, until it is made anew. Where the record tells no more of
-        // it, the status does.
-        let was_unproved = match trusted.filter(|record| record.state != State::OutOfScope) {
-            Some(record) => !is_reversed && record.is_unproved(),
-            None => object.says_unproved,
-        };
-        let opens = is_new || (object.hold.is_none() && !is_known_to_be_open(trusted, object));
-        let is_unproved = object.approved == Some(true) && (was_unproved || (opens && !approvals_count));
-        // A revocation is sticky, in tombstones and edited rows, too: it goes only with a decision that is known to be new.
-        let newly_approved = object.approved == Some(true)
-            && is_reversed
-            && !is_unproved
-            && trusted.is_some_and(|record| record.state != State::OutOfScope);
-        let revocation = seen
-            .record
-            .as_ref()
-            .and_then(|stored| stored.record.revocation.clone())
-            .filter(|revocation| !(newly_approved && object.generation > revocation.generation));
+        let unproved_approval = unproved_approval(trusted, object, is_new, approvals_count);
+        let revocation = revocation(seen, trusted, object, unproved_approval.is_none());
         let state = match (&revocation, &object.hold, object.approved) {
             (Some(_), _, _) => State::Revoked,
-            (None, _, _) if is_unproved => State::AwaitingApproval,
             (None, Some(_), _) => State::OnHold,
+            (None, None, _) if unproved_approval.is_some() => State::AwaitingApproval,
             (None, None, Some(true)) => State::Approved,
             (None, None, Some(false)) => State::Disapproved,
             (None, None, None) => State::AwaitingApproval,
         };
-        Self { consumer_key: seen.key_of(object), state, decision, revocation, secret: secret(seen, trusted) }
+        let (consumer_key, secret) = (seen.key_of(object), secret(seen, trusted));
+        Self { consumer_key, state, decision, unproved_approval, revocation, secret }
     }
 
     /// Whether the store already holds exactly this.
@@ -208,7 +188,7 @@ impl Draft {
             SecretDraft::Refuse(problem, source) => {
                 record.secret == SecretOutcome::Refused(*problem) && *source == record.secret_source
             }
-            SecretDraft::Accept(_) => false,
+            SecretDraft::Accept(_) | SecretDraft::Unknown => false,
         };
         same_decision
             && same_secret
@@ -219,14 +199,59 @@ impl Draft {
             && record.name == object.consumer_name
             && record.generation == object.generation
             && record.state == self.state
+            && record.unproved_approval == self.unproved_approval
             && record.hold == object.hold
             && record.revocation == self.revocation
+    }
+}
+
+/// The decision in the spec: the recorded one while it is the same.
+fn decision(trusted: Option<&Record>, object: &Object) -> Option<DecisionDraft> {
+    // Another stamp in a later generation: decided to and fro between two looks.
+    let is_same = |decision: &Decision| {
+        let stamped = object.decided_by.is_some() && object.decided_by != decision.by;
+        Some(decision.approved) == object.approved
+            && !(stamped && trusted.is_some_and(|record| object.generation > record.generation))
+    };
+    let recorded = trusted.and_then(|record| record.decision.clone()).filter(is_same);
+    object.approved.map(|approved| match recorded {
+        Some(decision) => DecisionDraft::Keep(decision),
+        None => DecisionDraft::New { approved, by: object.decided_by.clone() },
+    })
+}
+
+/// The generation of the approval in the spec, if that does not count. It does not count later, either, until it is made anew:
+/// record and status both remember it, because either of them may be lost or put back.
+fn unproved_approval(trusted: Option<&Record>, object: &Object, is_new: bool, approvals_count: bool) -> Option<i64> {
+    if object.approved != Some(true) {
+        return None;
+    }
+    let recorded = trusted.and_then(|record| record.unproved_approval);
+    // The status may be behind the record. A record of a later generation that the object has reached has seen it made anew.
+    let is_past = |generation: &i64| {
+        trusted.is_some_and(|record| record.generation > *generation && record.generation <= object.generation)
+    };
+    let published = object.unproved_approval.filter(|generation| !is_past(generation));
+    let opens = is_new || (object.hold.is_none() && !is_known_to_be_open(trusted, object));
+    recorded.or(published).or_else(|| (opens && !approvals_count).then_some(object.generation))
+}
+
+/// The revocation in force. It ends with an approval that counts, if a disapproval was recorded after it: then the approval is
+/// newer than both. An edited row, a tombstone or a closed record proves no disapproval.
+fn revocation(seen: &Observed, trusted: Option<&Record>, object: &Object, approval_counts: bool) -> Option<Revocation> {
+    let revocation = seen.record.as_ref()?.record.revocation.clone()?;
+    let was_disapproved = revocation.disapproved && trusted.is_some_and(|record| record.state == State::Revoked);
+    match object.approved {
+        Some(true) if was_disapproved && approval_counts => None,
+        Some(false) => Some(Revocation { disapproved: true, ..revocation }),
+        Some(true) | None => Some(Revocation { disapproved: was_disapproved, ..revocation }),
     }
 }
 
 fn secret(seen: &Observed, trusted: Option<&Record>) -> SecretDraft {
     let recorded = |source: &SecretSource| trusted.is_some_and(|record| record.secret_source.as_ref() == Some(source));
     match &seen.secret {
+        SecretSeen::Unknown => trusted.map_or(SecretDraft::Unknown, |record| SecretDraft::Keep(record.secret_source.clone())),
         SecretSeen::Missing => SecretDraft::Refuse(SecretProblem::NotFound, None),
         SecretSeen::Read(source, Err(problem)) => SecretDraft::Refuse(*problem, Some(source.clone())),
         // The floor is a setting: what was too short for the last process may do for this one, so it is read again.

@@ -6,6 +6,7 @@
 //! [`decide()`] says what is to be done, [`conclude()`] says what may be claimed afterwards.
 
 mod conclude;
+mod conditions;
 mod decide;
 mod key;
 mod observed;

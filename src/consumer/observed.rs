@@ -7,7 +7,7 @@ use super::{ConsumerKey, Owner, SecretLimits, SecretProblem, SecretSource, Secre
 pub struct Observed {
     /// The object's owner identity in the store.
     pub owner: Owner,
-    /// The installation that looks.
+    /// The installation that the record is to name.
     pub installation: String,
     /// The bounds of a secret.
     pub limits: SecretLimits,
@@ -47,7 +47,7 @@ pub struct Object {
     pub approved: Option<bool>,
     /// Who decided that, in the words of the API server's stamp.
     pub decided_by: Option<String>,
-    /// `spec.hold`.
+    /// `spec.hold.reason`.
     pub hold: Option<String>,
     /// `spec.consumerKey`: a key brought along.
     pub adopted_key: Option<ConsumerKey>,
@@ -55,8 +55,8 @@ pub struct Object {
     pub published_key: Option<String>,
     /// Whether `status.state` says that it is revoked.
     pub says_revoked: bool,
-    /// Whether `status` says that its approval does not count.
-    pub says_unproved: bool,
+    /// `status.unprovedApproval`: the generation of an approval that does not count.
+    pub unproved_approval: Option<i64>,
 }
 
 /// Which Secret, and which key in it.
@@ -71,7 +71,9 @@ pub struct SecretRef {
 /// What is known of the Secret.
 #[derive(Clone)]
 pub enum SecretSeen {
-    /// There is none, as far as was looked.
+    /// It could not be looked for, or was not: as good as no news. A list that was refused or is late is no list of nothing.
+    Unknown,
+    /// There is none.
     Missing,
     /// It is there in this version; its content was not read.
     Unread(SecretSource),
@@ -120,7 +122,7 @@ impl Observed {
         let rewound_object = self.object.as_ref().is_some_and(|object| object.generation < record.generation);
         let rewound_secret = match &self.secret {
             SecretSeen::Read(now, _) => now.uid == then.uid && older(&now.resource_version, &then.resource_version),
-            SecretSeen::Missing | SecretSeen::Unread(_) => false,
+            SecretSeen::Unknown | SecretSeen::Missing | SecretSeen::Unread(_) => false,
         };
         rewound_object || rewound_secret
     }

@@ -13,11 +13,13 @@ pub enum Reason {
     KeyInUse,
     /// The key in status is not this object's.
     ForeignKey,
-    /// Revoked in the store by `revoke`; a new approval clears it.
+    /// Revoked in the store by `revoke`, until a disapproval is seen and an approval after it.
     Revoked,
     /// The record could not be removed yet, so the object cannot go.
     DeletionBlocked,
-    /// Sign-in is allowed.
+    /// The consumer can sign in.
+    Active,
+    /// The approval is in force.
     Approved,
     /// Nobody has decided yet.
     AwaitingApproval,

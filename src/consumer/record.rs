@@ -27,9 +27,9 @@ pub enum State {
     Disapproved,
     /// `spec.hold` is set.
     OnHold,
-    /// Revoked in the store; a new approval clears it.
+    /// Revoked in the store, until a disapproval is seen and an approval after it.
     Revoked,
-    /// The object's namespace is no longer one that its installation watches.
+    /// Closed until a controller has looked at its object: its installation gave up the namespace, or the store was restored.
     OutOfScope,
     /// The object is gone. The row stays as a tombstone, so that a slow peer cannot bring it back.
     Removed,
@@ -49,15 +49,15 @@ pub struct Decision {
     pub generation: i64,
 }
 
-/// A revocation in the store itself.
+/// A revocation in the store itself. It ends with a disapproval that is seen after it, and an approval that is seen after that.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revocation {
     /// When.
     pub at: Timestamp,
-    /// Why, in the words of whoever revoked.
+    /// Why, in the words of the person who revoked.
     pub reason: String,
-    /// The generation the record had then: only an approval of a later generation clears the revocation.
-    pub generation: i64,
+    /// Whether `approved: false` was seen since.
+    pub disapproved: bool,
 }
 
 /// Where a hash comes from. While all of it is the same, the hash is still the Secret's.
@@ -104,6 +104,10 @@ pub struct Record {
     /// The decision, once somebody has decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
+    /// The generation in which an approval was first seen that does not count: the API server did not check who gave it. It stays
+    /// until the object is seen without `approved: true`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unproved_approval: Option<i64>,
     /// Why sign-in is held.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hold: Option<String>,
@@ -115,6 +119,8 @@ pub struct Record {
     pub secret_source: Option<SecretSource>,
     /// What came of it.
     pub secret: SecretOutcome,
+    /// [`SecretLimits::min`](super::SecretLimits::min) when the secret was accepted; 0 if there is no usable secret.
+    pub secret_floor: i64,
 }
 
 /// A record as it was read from the store.
@@ -137,13 +143,6 @@ impl Record {
         self.state == State::Removed
     }
 
-    /// Whether somebody set `spec.approved` while the API server did not ask whether they may: such an approval does not count,
-    /// also when the API server asks again, until it is made anew.
-    #[must_use]
-    pub fn is_unproved(&self) -> bool {
-        self.state == State::AwaitingApproval && self.decision.as_ref().is_some_and(|decision| decision.approved)
-    }
-
     /// The hash that a sign-in is checked against, if there is a usable secret.
     #[must_use]
     pub fn phc(&self) -> Option<&Phc> {
@@ -156,28 +155,43 @@ impl Record {
     /// The same record as a tombstone: nothing left to sign in with.
     #[must_use]
     pub fn removed(self) -> Self {
-        Self {
-            state: State::Removed,
-            decision: None,
-            hold: None,
-            secret_source: None,
-            secret: SecretOutcome::Refused(SecretProblem::NotFound),
-            ..self
-        }
+        Self { state: State::Removed, decision: None, unproved_approval: None, hold: None, ..self }.without_secret()
+    }
+
+    /// Whether this is a tombstone that keeps its key from being used again: a key that was brought along could be, and a
+    /// revocation must not be forgotten. All other keys are derived from a UID, which never comes back.
+    #[must_use]
+    pub fn reserves_key(&self) -> bool {
+        let is_own = [ConsumerKey::derive(&self.owner.cluster_id, &self.owner.uid), self.owner.unclaimed_key()];
+        self.is_removed() && (self.revocation.is_some() || !is_own.contains(&self.consumer_key))
+    }
+
+    fn without_secret(self) -> Self {
+        Self { secret_source: None, secret: SecretOutcome::Refused(SecretProblem::NotFound), secret_floor: 0, ..self }
+    }
+}
+
+// === impl Owner ===
+
+impl Owner {
+    /// A key that no object has: for the tombstone of an object that never had a record, or whose record was edited and may claim
+    /// the key of another consumer.
+    #[must_use]
+    pub fn unclaimed_key(&self) -> ConsumerKey {
+        ConsumerKey::derive(&self.cluster_id, &format!("removed/{}", self.uid))
     }
 }
 
 // === impl Stored ===
 
 impl Stored {
-    /// The record as one that nobody looks after any more. What an edited row says is not carried on under a new checksum.
+    /// The record, closed until a controller has looked at its object. What an edited row says is not carried on under a new
+    /// checksum, and a revocation in it begins anew.
     #[must_use]
     pub fn out_of_scope(self) -> Record {
-        let record = Record { state: State::OutOfScope, ..self.record };
-        if self.intact {
-            return record;
-        }
-        Record { decision: None, secret_source: None, secret: SecretOutcome::Refused(SecretProblem::NotFound), ..record }
+        let revocation = self.record.revocation.map(|revocation| Revocation { disapproved: false, ..revocation });
+        let record = Record { state: State::OutOfScope, revocation, ..self.record };
+        if self.intact { record } else { Record { decision: None, ..record }.without_secret() }
     }
 
     /// Whether a consumer with the right secret may sign in.

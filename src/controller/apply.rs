@@ -74,13 +74,17 @@ async fn write(ctx: &Context, look: &Look, object: &Object, draft: Draft) -> Res
             return Err(StoreError::KeyInUse(draft.consumer_key).into());
         }
     }
-    let (secret_source, secret) = match draft.secret {
+    let (secret_source, secret, secret_floor) = match draft.secret {
         SecretDraft::Keep(source) => {
-            let kept = seen.live().map(|stored| stored.record.secret.clone());
-            (source, kept.ok_or_else(|| Failure::Internal("no hash to keep".into()))?)
+            let kept = seen.live().map(|stored| (source, stored.record.secret.clone(), stored.record.secret_floor));
+            kept.ok_or_else(|| Failure::Internal("no hash to keep".into()))?
         }
-        SecretDraft::Refuse(problem, source) => (source, SecretOutcome::Refused(problem)),
-        SecretDraft::Accept(source) => (Some(source), SecretOutcome::Accepted(hash(ctx, look).await?)),
+        SecretDraft::Refuse(problem, source) => (source, SecretOutcome::Refused(problem), 0),
+        SecretDraft::Accept(source) => {
+            let floor = i64::try_from(seen.limits.min).unwrap_or(i64::MAX);
+            (Some(source), SecretOutcome::Accepted(hash(ctx, look).await?), floor)
+        }
+        SecretDraft::Unknown => return Err(Failure::Internal("the Secret was not read".into())),
     };
     let now = now();
     let decision = draft.decision.map(|decision| match decision {
@@ -89,13 +93,15 @@ async fn write(ctx: &Context, look: &Look, object: &Object, draft: Draft) -> Res
     });
     let record = Record {
         decision,
+        unproved_approval: draft.unproved_approval,
         hold: object.hold.clone(),
         revocation: draft.revocation,
         secret_source,
         secret,
+        secret_floor,
         ..blank(&look.seen, object, draft.consumer_key, draft.state)
     };
-    Ok(ctx.store.write(record, seen.record.as_ref().map(|stored| stored.version), now).await?)
+    Ok(ctx.store.write(record, look.replaces(), now).await?)
 }
 
 /// The hash of the Secret's value; the recorded one if it fits.
@@ -122,26 +128,26 @@ fn blank(seen: &Observed, object: &Object, consumer_key: ConsumerKey, state: Sta
         generation: object.generation,
         state,
         decision: None,
+        unproved_approval: None,
         hold: None,
         revocation: None,
         secret_source: None,
         secret: SecretOutcome::Refused(SecretProblem::NotFound),
+        secret_floor: 0,
     }
 }
 
 /// Turns the record into a tombstone, or leaves one where there never was a record.
 async fn bury(ctx: &Context, look: &Look) -> Result<Stored, Failure> {
     let seen = &look.seen;
-    // A key that nobody else can have: for what never had one, and for edited rows, which may claim somebody else's.
-    let unclaimed = ConsumerKey::derive(&seen.owner.cluster_id, &format!("removed/{}", seen.owner.uid));
+    let unclaimed = seen.owner.unclaimed_key();
     let record = match (&seen.record, &seen.object) {
         (Some(stored), _) if stored.intact => stored.record.clone(),
         (Some(stored), _) => Record { consumer_key: unclaimed, ..stored.record.clone() },
         (None, Some(object)) => blank(seen, object, unclaimed, State::Removed),
         (None, None) => return Err(Failure::Internal("nothing to remove".into())),
     };
-    let version = seen.record.as_ref().map(|stored| stored.version);
-    Ok(ctx.store.write(record.removed(), version, now()).await?)
+    Ok(ctx.store.write(record.removed(), look.replaces(), now()).await?)
 }
 
 /// When a look shows an older version than was recorded, the cluster was restored from a backup, and versions prove

@@ -10,6 +10,7 @@ mod failure;
 mod memory;
 mod observe;
 mod patch;
+mod peers;
 mod proof;
 mod reconcile;
 mod resync;
@@ -28,15 +29,17 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use uuid::Uuid;
 
 use crate::api::OAuthConsumer;
 use crate::consumer::{Failure, FingerprintKey, Owner, SecretLimits};
 use crate::hashing::HashPool;
-use crate::store::{ConsumerStore, now};
+use crate::store::{ConsumerStore, Controller, now};
 use crate::telemetry::{Metrics, Readiness};
 use events::Events;
 pub use failure::message;
 use memory::{Attempts, KnownHashes, OwnWrites};
+use peers::Peers;
 pub use proof::ApprovalProof;
 use proof::Proofs;
 use scope::{Scope, within};
@@ -79,6 +82,7 @@ pub struct Context {
     own_writes: OwnWrites,
     attempts: Attempts,
     proofs: Proofs,
+    peers: Peers,
     /// A reconcile takes one of these, whichever namespace it is for.
     slots: Semaphore,
 }
@@ -111,6 +115,13 @@ pub async fn run(
     let mut tasks = JoinSet::new();
     let (events, publisher) = Events::new(client.clone(), metrics.clone());
     tasks.spawn(publisher.run(shutdown.clone()));
+    let controller = Controller {
+        instance: Uuid::new_v4().to_string(),
+        cluster_id: settings.cluster_id.clone(),
+        installation: settings.installation.clone(),
+        namespaces: settings.namespaces.clone(),
+        period: settings.sweep_period,
+    };
     let ctx = Arc::new(Context {
         attempts: Attempts::new(settings.longest_pause),
         settings,
@@ -123,6 +134,7 @@ pub async fn run(
         known_hashes: KnownHashes::default(),
         own_writes: OwnWrites::default(),
         proofs: Proofs::default(),
+        peers: Peers::new(controller),
         slots: Semaphore::new(CONCURRENCY),
     });
 
@@ -138,6 +150,7 @@ pub async fn run(
         tasks.spawn(sweep::follow_deletions(ctx.clone(), queues.deleted, shutdown.clone()));
         scopes.push(scope);
     }
+    tasks.spawn(peers::run(ctx.clone(), shutdown.clone()));
     tasks.spawn(sweep::run(ctx.clone(), scopes.clone(), shutdown.clone()));
     tasks.spawn(resync::run(ctx.clone(), scopes.clone(), shutdown.clone()));
     tasks.spawn(announce(ctx, scopes, readiness, shutdown.clone()));
@@ -204,6 +217,30 @@ async fn wait_for_crd(settings: &Settings, client: &Client, readiness: &Readines
     }
 }
 
+/// The pages of a list, each asked for once the one before it has come.
+struct Pages(Option<ListParams>);
+
+// === impl Pages ===
+
+impl Default for Pages {
+    fn default() -> Self {
+        Self(Some(ListParams::default().limit(PAGE)))
+    }
+}
+
+impl Pages {
+    /// The next page to ask for; none after the last.
+    fn next(&mut self) -> Option<ListParams> {
+        self.0.take()
+    }
+
+    /// What a page says of the next.
+    fn turn(&mut self, token: Option<String>) {
+        let token = token.filter(|token| !token.is_empty());
+        self.0 = token.map(|token| ListParams::default().limit(PAGE).continue_token(&token));
+    }
+}
+
 // === impl Context ===
 
 impl Context {
@@ -219,18 +256,31 @@ impl Context {
         let mut generations = HashMap::new();
         for scope in scopes {
             let api: Api<OAuthConsumer> = within(&self.client, scope.namespace.as_deref());
-            let mut params = ListParams::default().limit(PAGE);
-            loop {
+            let mut pages = Pages::default();
+            while let Some(params) = pages.next() {
                 let page = api.list_metadata(&params).await.map_err(|error| failure::api("list", "OAuthConsumers", &error))?;
                 let entry = |object: &PartialObjectMeta<_>| Some((object.uid()?, object.metadata.generation?));
                 generations.extend(page.items.iter().filter_map(entry));
-                match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                    Some(token) => params = params.continue_token(&token),
-                    None => break,
-                }
+                pages.turn(page.metadata.continue_);
             }
         }
         Ok(generations)
+    }
+
+    /// All objects of the cluster that are outside the scopes, by UID, in the same way.
+    async fn list_outside(&self, scopes: &[Arc<Scope>]) -> Result<HashMap<String, OAuthConsumer>, Failure> {
+        let api: Api<OAuthConsumer> = Api::all(self.client.clone());
+        let (mut objects, mut pages) = (HashMap::new(), Pages::default());
+        while let Some(params) = pages.next() {
+            let page = api.list(&params).await.map_err(|error| failure::api("list", "OAuthConsumers of the cluster", &error))?;
+            let outside = page.items.into_iter().filter(|object| {
+                let namespace = object.namespace().unwrap_or_default();
+                !scopes.iter().any(|scope| scope.covers(&namespace))
+            });
+            objects.extend(outside.filter_map(|object| Some((object.uid()?, object))));
+            pages.turn(page.metadata.continue_);
+        }
+        Ok(objects)
     }
 
     /// Whether the API server is still that of the cluster which the records belong to.

@@ -8,11 +8,12 @@ use kube::ResourceExt;
 use super::failure::{api, is_absent};
 use super::patch::{consumers, secrets};
 use super::scope::Scope;
-use super::{Context, Settings, now};
+use super::{Context, now};
 use crate::api::{OAuthConsumer, OAuthConsumerStatus, render, same_but_for_times};
 use crate::consumer::{
-    Failure, Object, Observed, Owner, SecretProblem, SecretSeen, SecretSource, SecretValue, Statement, Stored, needs_proof,
+    Failure, Object, Observed, Phc, SecretLimits, SecretProblem, SecretSeen, SecretSource, SecretValue, Statement, needs_proof,
 };
+use crate::store::{Found, Head, Replaces};
 
 /// What was seen, and the object it was seen on, for the preconditions of patches.
 #[derive(Clone)]
@@ -21,6 +22,8 @@ pub(super) struct Look {
     pub(super) object: Arc<OAuthConsumer>,
     /// What decisions rest on.
     pub(super) seen: Observed,
+    /// Where the feed stood when the record was read.
+    read_at: Head,
 }
 
 /// Whether a look at an object reads its Secret.
@@ -30,21 +33,29 @@ pub(super) enum SecretWanted {
     Always,
     /// Only if the object wants sign-in to be open: what ends it must not depend on a Secret that cannot be read.
     IfOpen,
+    /// In no case: for objects whose Secrets are another controller's.
+    Never,
 }
 
 // === impl Look ===
 
 impl Look {
     /// A glance at the caches: enough to tell whether there is something to do.
-    pub(super) fn glance(settings: &Settings, scope: &Scope, object: Arc<OAuthConsumer>, record: Option<Stored>) -> Self {
+    pub(super) fn glance(ctx: &Context, scope: &Scope, object: Arc<OAuthConsumer>, found: Found) -> Self {
         let view = object.observed();
-        let secret = scope.secret_version(&view).map_or(SecretSeen::Missing, SecretSeen::Unread);
-        Self::new(settings, object, Some(view), secret, record)
+        let secret = scope.secret(&view);
+        Self::new(ctx, object, Some(view), secret, found)
     }
 
-    /// Nothing but a record and the name of its object: something to look for.
-    pub(super) fn unseen(settings: &Settings, object: Arc<OAuthConsumer>, record: Option<Stored>) -> Self {
-        Self::new(settings, object, None, SecretSeen::Missing, record)
+    /// An object as it was listed, or nothing but the name of one, with its record: something to look for.
+    pub(super) fn unseen(ctx: &Context, object: Arc<OAuthConsumer>, found: Found) -> Self {
+        Self::new(ctx, object, None, SecretSeen::Unknown, found)
+    }
+
+    /// An object as it was listed, with its record, for what there is to say about it.
+    pub(super) fn listed(ctx: &Context, object: Arc<OAuthConsumer>, found: Found) -> Self {
+        let view = object.observed();
+        Self::new(ctx, object, Some(view), SecretSeen::Unknown, found)
     }
 
     /// A look at the API server, newer than the record in hand. Where there is no record yet, the object itself need not be
@@ -56,26 +67,21 @@ impl Look {
         secret_wanted: SecretWanted,
     ) -> Result<Self, Failure> {
         let object = if patch_comes_first { Some(self.object.clone()) } else { current(ctx, &self.object).await?.map(Arc::new) };
+        let found = (self.read_at, self.seen.record);
         let Some(object) = object else {
-            return Ok(Self::new(&ctx.settings, self.object, None, SecretSeen::Missing, self.seen.record));
+            return Ok(Self::new(ctx, self.object, None, SecretSeen::Missing, found));
         };
         let view = object.observed();
-        let secret = match secret_wanted {
-            _ if view.deleting => SecretSeen::Missing,
-            SecretWanted::IfOpen if view.is_shut() => {
-                let recorded = self.seen.live().and_then(|stored| stored.record.secret_source.clone());
-                recorded.map_or(SecretSeen::Missing, SecretSeen::Unread)
-            }
-            SecretWanted::IfOpen | SecretWanted::Always => secret(ctx, &view).await?,
+        let trusted = found.1.as_ref().filter(|stored| stored.intact && !stored.record.is_removed());
+        let phc = trusted.and_then(|stored| stored.record.phc());
+        let (secret, hash_is_known) = match secret_wanted {
+            _ if view.deleting => (SecretSeen::Unknown, false),
+            SecretWanted::Never => (SecretSeen::Unknown, false),
+            SecretWanted::IfOpen if view.is_shut() => (SecretSeen::Unknown, false),
+            SecretWanted::IfOpen | SecretWanted::Always => secret(ctx, &view, &self.seen.owner.uid, phc).await?,
         };
-        let known = match (&secret, self.seen.live().and_then(|stored| stored.record.phc())) {
-            (SecretSeen::Read(_, Ok(value)), Some(phc)) => {
-                ctx.known_hashes.is_known(&self.seen.owner.uid, phc, ctx.fingerprints.of(value))
-            }
-            _ => false,
-        };
-        let mut look = Self::new(&ctx.settings, object, Some(view), secret, self.seen.record);
-        look.seen.hash_is_known = known;
+        let mut look = Self::new(ctx, object, Some(view), secret, found);
+        look.seen.hash_is_known = hash_is_known;
         if needs_proof(&look.seen) {
             look.seen.approvals_count = ctx.proofs.of(ctx, &look.object).await?;
         }
@@ -89,26 +95,29 @@ impl Look {
         (!same_but_for_times(&old, &new)).then_some(new)
     }
 
+    /// What a write of the record replaces: what was read of it.
+    pub(super) fn replaces(&self) -> Replaces {
+        Replaces::what_was_read(self.seen.record.as_ref(), &self.read_at)
+    }
+
     fn new(
-        settings: &Settings,
+        ctx: &Context,
         object: Arc<OAuthConsumer>,
         view: Option<Object>,
         secret: SecretSeen,
-        record: Option<Stored>,
+        (read_at, record): Found,
     ) -> Self {
-        let owner = Owner { cluster_id: settings.cluster_id.clone(), uid: object.uid().unwrap_or_default() };
-        let installation = settings.installation.clone();
         let seen = Observed {
-            owner,
-            installation,
-            limits: settings.limits,
+            owner: ctx.owner(&object.uid().unwrap_or_default()),
+            installation: ctx.peers.keeper(record.as_ref(), &object.namespace().unwrap_or_default()),
+            limits: ctx.settings.limits,
             object: view,
             secret,
             record,
             approvals_count: true,
             hash_is_known: false,
         };
-        Self { object, seen }
+        Self { object, seen, read_at }
     }
 }
 
@@ -133,24 +142,32 @@ fn is_name(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(|label| !label.is_empty() && label.bytes().all(is_allowed))
 }
 
-async fn secret(ctx: &Context, object: &Object) -> Result<SecretSeen, Failure> {
+/// The Secret, and whether its value is known to be that of the recorded hash.
+async fn secret(ctx: &Context, object: &Object, uid: &str, recorded: Option<&Phc>) -> Result<(SecretSeen, bool), Failure> {
     let reference = &object.secret_ref;
-    match secrets(&ctx.client, &object.namespace).get(&reference.name).await {
-        Ok(Secret { metadata, data, .. }) => {
-            let source = SecretSource {
-                name: reference.name.clone(),
-                key: reference.key.clone(),
-                uid: metadata.uid.unwrap_or_default(),
-                resource_version: metadata.resource_version.unwrap_or_default(),
-            };
-            let value = data.as_ref().and_then(|data| data.get(&reference.key));
-            let judged = match value {
-                None => Err(SecretProblem::KeyMissing),
-                Some(bytes) => SecretValue::accept(&bytes.0, ctx.settings.limits),
-            };
-            Ok(SecretSeen::Read(source, judged))
-        }
-        Err(error) if is_absent(&error, &reference.name) => Ok(SecretSeen::Missing),
-        Err(error) => Err(api("get", &format!("Secret {}/{}", object.namespace, reference.name), &error)),
+    let Secret { metadata, data, .. } = match secrets(&ctx.client, &object.namespace).get(&reference.name).await {
+        Ok(secret) => secret,
+        Err(error) if is_absent(&error, &reference.name) => return Ok((SecretSeen::Missing, false)),
+        Err(error) => return Err(api("get", &format!("Secret {}/{}", object.namespace, reference.name), &error)),
+    };
+    let source = SecretSource {
+        name: reference.name.clone(),
+        key: reference.key.clone(),
+        uid: metadata.uid.unwrap_or_default(),
+        resource_version: metadata.resource_version.unwrap_or_default(),
+    };
+    let Some(bytes) = data.as_ref().and_then(|data| data.get(&reference.key)) else {
+        return Ok((SecretSeen::Read(source, Err(SecretProblem::KeyMissing)), false));
+    };
+    let is_known = |value: &SecretValue, phc: &Phc| ctx.known_hashes.is_known(uid, phc, ctx.fingerprints.of(value));
+    let judged = SecretValue::accept(&bytes.0, ctx.settings.limits);
+    // A raised floor is for new values: the value that was accepted under a lower one stays.
+    if let (Err(SecretProblem::TooShort), Some(phc)) = (&judged, recorded)
+        && let Ok(value) = SecretValue::accept(&bytes.0, SecretLimits { min: 1, ..ctx.settings.limits })
+        && (is_known(&value, phc) || ctx.hashing.verify(phc.clone(), vec![value.clone()]).await?.is_some())
+    {
+        return Ok((SecretSeen::Read(source, Ok(value)), true));
     }
+    let hash_is_known = matches!((&judged, recorded), (Ok(value), Some(phc)) if is_known(value, phc));
+    Ok((SecretSeen::Read(source, judged), hash_is_known))
 }

@@ -19,6 +19,7 @@ use super::scope::Scope;
 use super::{Context, patch};
 use crate::api::OAuthConsumer;
 use crate::consumer::{Again, Effect, EventReason, Failure, Notice, Observed, Outcome, Statement, Stored, conclude, decide};
+use crate::store::{Found, Head};
 use crate::telemetry::{Effects, ReconcileResult};
 
 /// Reconciles of one scope that are begun at once; most wait for one of the process's slots.
@@ -78,21 +79,21 @@ async fn reconcile(ctx: &Arc<Context>, scope: &Arc<Scope>, object: Arc<OAuthCons
         Ok(Err(_)) => Failure::Internal(format!("no end within {:?}", ctx.settings.reconcile_timeout)),
         Err(error) => Failure::Internal(format!("a panic: {error}")),
     };
-    let glance = Look::glance(&ctx.settings, scope, object, None);
+    let glance = Look::glance(ctx, scope, object, Found::default());
     let settled = tokio::time::timeout(ctx.settings.reconcile_timeout, settle(ctx, glance, Outcome::failed(None, failure)));
     settled.await.unwrap_or_else(|_| Action::requeue(ctx.attempts.failed(&uid)))
 }
 
 async fn pass(ctx: &Context, scope: &Scope, object: Arc<OAuthConsumer>) -> Action {
     // The record is read before anything is looked at: so a write rests on a newer look than what it replaces.
-    let record = match ctx.store.by_owner(&ctx.owner(&object.uid().unwrap_or_default())).await {
-        Ok(record) => record,
+    let found = match ctx.store.by_owner(&ctx.owner(&object.uid().unwrap_or_default())).await {
+        Ok(found) => found,
         Err(error) => {
-            let glance = Look::glance(&ctx.settings, scope, object, None);
+            let glance = Look::glance(ctx, scope, object, Found::default());
             return settle(ctx, glance, Outcome::failed(None, error.into())).await;
         }
     };
-    let mut look = Look::glance(&ctx.settings, scope, object, record);
+    let mut look = Look::glance(ctx, scope, object, found);
     let mut plan = decide(&look.seen);
     if plan.writes_record() {
         let glance = look.clone();
@@ -110,18 +111,14 @@ async fn pass(ctx: &Context, scope: &Scope, object: Arc<OAuthConsumer>) -> Actio
     settle(ctx, look, outcome).await
 }
 
-/// Looks after the record of an object that seems to be gone: removes it if it is.
-pub(super) async fn bury_if_gone(ctx: &Context, object: Arc<OAuthConsumer>) -> Result<(), Failure> {
-    let uid = object.uid().unwrap_or_default();
-    let record = ctx.store.by_owner(&ctx.owner(&uid)).await?;
-    if record.as_ref().is_none_or(|stored| stored.record.is_removed()) {
-        return Ok(());
-    }
-    let mut look = Look::unseen(&ctx.settings, object, record).confirm(ctx, false, SecretWanted::Always).await?;
-    if look.seen.object.is_some() {
-        return Ok(());
-    }
+/// Ends what is over: removes the record of an object that is gone or is to go, and closes that of one that no longer wants sign-in.
+/// Leaves everything else as it is, and needs no Secret: so any controller may do it for any object of the cluster.
+pub(super) async fn end_if_over(ctx: &Context, object: Arc<OAuthConsumer>) -> Result<(), Failure> {
+    let found = ctx.store.by_owner(&ctx.owner(&object.uid().unwrap_or_default())).await?;
+    let mut look = Look::unseen(ctx, object, found).confirm(ctx, false, SecretWanted::Never).await?;
     let plan = decide(&look.seen);
+    let plan = if look.seen.object.is_none() { Some(plan) } else { plan.closing(&look.seen) };
+    let Some(plan) = plan.filter(|plan| !plan.is_empty()) else { return Ok(()) };
     let outcome = apply(ctx, &mut look, plan).await;
     let failure = outcome.failure.clone();
     settle(ctx, look, outcome).await;
@@ -153,14 +150,14 @@ pub(super) async fn run_closing(ctx: Arc<Context>, scope: Arc<Scope>, queue: Que
 async fn close(ctx: &Context, scope: &Scope, reference: &ObjectRef<OAuthConsumer>) -> Result<(), Failure> {
     for attempt in 1.. {
         let Some(object) = scope.objects.get(reference) else { return Ok(()) };
-        let record = ctx.store.by_owner(&ctx.owner(&object.uid().unwrap_or_default())).await?;
-        if !record.as_ref().is_some_and(Stored::admits) {
+        let found = ctx.store.by_owner(&ctx.owner(&object.uid().unwrap_or_default())).await?;
+        if !found.1.as_ref().is_some_and(Stored::admits) {
             return Ok(());
         }
-        let mut look = Look::glance(&ctx.settings, scope, object, record).confirm(ctx, false, SecretWanted::IfOpen).await?;
+        let mut look = Look::glance(ctx, scope, object, found).confirm(ctx, false, SecretWanted::IfOpen).await?;
         let Some(closing) = decide(&look.seen).closing(&look.seen) else { return Ok(()) };
         // With what the cache knows of the Secret, which was perhaps not read: is there anything else to do?
-        let glance = Look::glance(&ctx.settings, scope, look.object.clone(), look.seen.record.clone());
+        let glance = Look::glance(ctx, scope, look.object.clone(), (Head::default(), look.seen.record.clone()));
         let is_whole = decide(&Observed { secret: glance.seen.secret, ..look.seen.clone() }) == closing;
         let outcome = apply(ctx, &mut look, closing).await;
         if outcome.failure.is_some() && (outcome.cluster_restored || outcome.record != look.seen.record) {
@@ -188,7 +185,7 @@ fn report(ctx: &Context, look: &Look, notices: &[Notice]) {
 }
 
 /// Concludes, publishes what changed, reports it, and says when to come back. Status is written here and nowhere else.
-async fn settle(ctx: &Context, look: Look, outcome: Outcome) -> Action {
+pub(super) async fn settle(ctx: &Context, look: Look, outcome: Outcome) -> Action {
     let conclusion = conclude(&look.seen, &outcome);
     let uid = look.seen.owner.uid.clone();
     // Reported once the status says so, which happens once.

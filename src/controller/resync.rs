@@ -13,11 +13,11 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::observe::Look;
+use super::observe::{Look, SecretWanted};
 use super::scope::Scope;
 use super::{Context, now};
-use crate::consumer::{Failure, Stored, decide};
-use crate::store::{Head, StoreError};
+use crate::consumer::{Failure, Object, Stored, decide};
+use crate::store::{Head, Replaces, StoreError};
 
 /// How often the store is asked which life it is in.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -97,7 +97,7 @@ impl Resync {
         }
 
         // The records first: what is listed after that is newer.
-        let records = ctx.store.live(cluster_id, installation).await?;
+        let records = ctx.store.live(cluster_id).await?;
         let differences = self.differences(&records, self.wait.is_none());
         let start = Wait { began: Instant::now(), fewest: differences, progress: Instant::now() };
         let wait = self.wait.get_or_insert(start);
@@ -120,7 +120,7 @@ impl Resync {
         for stored in wrong.into_iter().chain(unknown) {
             let (version, record) = (stored.version, &stored.record);
             let (namespace, name, key) = (record.namespace.clone(), record.object.clone(), record.consumer_key.clone());
-            match ctx.store.write(stored.out_of_scope(), Some(version), now()).await {
+            match ctx.store.write(stored.out_of_scope(), Replaces::Version(version), now()).await {
                 Ok(_) => {
                     warn!(namespace, name, %key, "its record was open and its object says otherwise: closed until it was looked at");
                     for scope in self.scopes.iter().filter(|scope| scope.covers(&namespace)) {
@@ -149,7 +149,7 @@ impl Resync {
             for object in scope.objects.state() {
                 let reference = ObjectRef::from_obj(&*object);
                 let record = object.metadata.uid.as_deref().and_then(|uid| records.get(uid)).map(|stored| (*stored).clone());
-                if decide(&Look::glance(&self.ctx.settings, scope, object, record).seen).writes_record() {
+                if decide(&Look::glance(&self.ctx, scope, object, (Head::default(), record)).seen).writes_record() {
                     differences += 1;
                     if asks {
                         scope.enqueue(reference);
@@ -164,8 +164,9 @@ impl Resync {
     /// shares nothing with the records, or another cluster, is more likely a mistake than the truth.
     async fn compare(&self, records: Vec<Stored>) -> Result<Option<Comparison>, Failure> {
         let ctx = &self.ctx;
+        let is_own = |stored: &Stored| stored.admits() && stored.record.installation == ctx.settings.installation;
         let mut open: HashMap<_, _> =
-            records.into_iter().filter(Stored::admits).map(|stored| (stored.record.owner.uid.clone(), stored)).collect();
+            records.into_iter().filter(is_own).map(|stored| (stored.record.owner.uid.clone(), stored)).collect();
         if open.is_empty() {
             return Ok(Some(Comparison::default()));
         }
@@ -191,9 +192,9 @@ impl Resync {
                     continue;
                 }
                 let Some(stored) = open.remove(&uid) else { continue };
-                let look = Look::glance(&ctx.settings, scope, object, Some(stored.clone()));
+                let look = Look::glance(ctx, scope, object, (Head::default(), Some(stored.clone())));
                 // A hash that is behind its Secret is none of this: that Secret was accepted once, and waits its turn.
-                if decide(&look.seen).closing(&look.seen).is_some() {
+                if decide(&look.seen).closing(&look.seen).is_some() && is_confirmed(ctx, look).await {
                     wrong.push(stored);
                 }
             }
@@ -202,5 +203,20 @@ impl Resync {
             open.into_values().partition(|stored| generations.contains_key(&stored.record.owner.uid));
         wrong.extend(orphans);
         Ok(Some(Comparison { wrong, unknown }))
+    }
+}
+
+/// Whether a record that seems to admit somebody wrongly does. What its object says was listed just now; that its Secret is gone was
+/// not, and a Secret that cannot be asked for is not gone.
+async fn is_confirmed(ctx: &Context, glance: Look) -> bool {
+    if glance.seen.object.as_ref().is_none_or(Object::is_shut) {
+        return true;
+    }
+    match glance.confirm(ctx, false, SecretWanted::Always).await {
+        Ok(look) => decide(&look.seen).closing(&look.seen).is_some(),
+        Err(cause) => {
+            debug!(%cause, "a Secret could not be read; its consumer stays as it is");
+            false
+        }
     }
 }

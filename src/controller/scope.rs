@@ -1,6 +1,7 @@
 //! What a controller watches: the objects of one namespace or of all, and the metadata of the Secrets beside them.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::channel::mpsc;
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::api::{DECIDED, DECIDED_BY, OAuthConsumer};
-use crate::consumer::{Object, SecretSource};
+use crate::consumer::{Object, SecretSeen, SecretSource};
 
 /// Half-open connections are noticed when a watch should have ended: after this many seconds. The default is 290.
 const WATCH_SECONDS: u32 = 30;
@@ -34,7 +35,10 @@ pub(super) struct Scope {
     secrets: Store<SecretMeta>,
     /// Set once each cache has been filled. Not `Store::wait_until_ready`, which wakes one of several that wait.
     objects_listed: SetOnce<()>,
-    secrets_listed: SetOnce<()>,
+    /// Set once the Secrets were listed, or could not be: what they hold is then asked for, one by one.
+    secrets_tried: SetOnce<()>,
+    /// Whether the cache of Secrets has been filled.
+    secrets_known: AtomicBool,
     /// Which objects refer to a Secret.
     references: Mutex<References>,
     waiting: mpsc::UnboundedSender<ObjectRef<OAuthConsumer>>,
@@ -104,7 +108,8 @@ impl Scope {
             objects,
             secrets,
             objects_listed: SetOnce::new(),
-            secrets_listed: SetOnce::new(),
+            secrets_tried: SetOnce::new(),
+            secrets_known: AtomicBool::new(false),
             references: Mutex::default(),
             waiting: to_waiting,
             closing: to_closing,
@@ -113,10 +118,10 @@ impl Scope {
         (scope, feeds, Queues { waiting, closing, deleted })
     }
 
-    /// Resolves once both caches have been filled.
+    /// Resolves once the objects have been listed, and the Secrets, too, if they can be.
     pub(super) async fn wait_until_ready(&self) {
         self.objects_listed.wait().await;
-        self.secrets_listed.wait().await;
+        self.secrets_tried.wait().await;
     }
 
     /// Whether a namespace is watched here.
@@ -135,15 +140,20 @@ impl Scope {
         self.waiting.close_channel();
     }
 
-    /// The version of the Secret that the object refers to, as last seen.
-    pub(super) fn secret_version(&self, object: &Object) -> Option<SecretSource> {
+    /// The Secret that the object refers to, as last seen. A cache that was never filled knows nothing of it.
+    pub(super) fn secret(&self, object: &Object) -> SecretSeen {
+        if !self.secrets_known.load(Ordering::Acquire) {
+            return SecretSeen::Unknown;
+        }
         let reference = &object.secret_ref;
-        let secret = self.secrets.get(&ObjectRef::new(&reference.name).within(&object.namespace))?;
-        Some(SecretSource {
-            name: reference.name.clone(),
-            key: reference.key.clone(),
-            uid: secret.uid().unwrap_or_default(),
-            resource_version: secret.resource_version().unwrap_or_default(),
+        let cached = self.secrets.get(&ObjectRef::new(&reference.name).within(&object.namespace));
+        cached.map_or(SecretSeen::Missing, |secret| {
+            SecretSeen::Unread(SecretSource {
+                name: reference.name.clone(),
+                key: reference.key.clone(),
+                uid: secret.uid().unwrap_or_default(),
+                resource_version: secret.resource_version().unwrap_or_default(),
+            })
         })
     }
 
@@ -185,7 +195,8 @@ impl Scope {
             Event::Delete(secret) => self.referring_to(&secret).into_iter().for_each(|object| self.close(object)),
             Event::Init | Event::InitApply(_) => {}
             Event::InitDone => {
-                let _ = self.secrets_listed.set(());
+                self.secrets_known.store(true, Ordering::Release);
+                let _ = self.secrets_tried.set(());
                 self.enqueue_all();
             }
         }
@@ -213,17 +224,6 @@ fn may_close(object: &OAuthConsumer) -> bool {
     object.deleting || (object.is_shut() && object.generation > 1)
 }
 
-fn is_forbidden(error: &watcher::Error) -> bool {
-    use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
-    match error {
-        InitialListFailed(kube::Error::Api(status))
-        | WatchStartFailed(kube::Error::Api(status))
-        | WatchFailed(kube::Error::Api(status))
-        | WatchError(status) => status.code == 403,
-        _ => false,
-    }
-}
-
 /// Caches hold no more than is needed; above all not `last-applied-configuration`, which for a Secret is the secret.
 fn strip<K: ResourceExt>(object: &mut K) {
     object.managed_fields_mut().clear();
@@ -249,9 +249,7 @@ impl Feeds {
                 Err(error) => {
                     // As where the namespace, and with it our role in it, is on its way out: that must not keep everything else
                     // waiting. What is not in the cache is asked for, and then that is refused, which changes nothing.
-                    if is_forbidden(&error) {
-                        let _ = scope.secrets_listed.set(());
-                    }
+                    let _ = scope.secrets_tried.set(());
                     warn!(%error, "watching Secrets failed; trying again");
                 }
             }

@@ -14,22 +14,31 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::observe::Look;
-use super::reconcile::bury_if_gone;
+use super::reconcile::{end_if_over, settle};
 use super::scope::Scope;
 use super::{Context, now};
 use crate::api::{OAuthConsumer, OAuthConsumerSpec, SecretReference};
 use crate::consumer::{Failure, Outcome, Record, State, Stored, conclude, decide};
-use crate::store::StoreError;
+use crate::store::{Head, KeepTombstones, OpenRecords, Replaces, StoreError};
 
-/// How long tombstones are kept: longer than any process sleeps and any backup is restored.
-const TOMBSTONES: SignedDuration = SignedDuration::from_hours(90 * 24);
+/// How long a tombstone is kept that keeps a key from being used again.
+const RESERVED: SignedDuration = SignedDuration::from_hours(90 * 24);
+
+/// How long all others are kept. A controller that sleeps longer finds its insert refused: see [`Replaces::NothingAt`].
+const TOMBSTONES: SignedDuration = SignedDuration::from_hours(1);
+
+/// How many of those are kept of a cluster, so that a tenant who creates and deletes as fast as it can fills nothing.
+const MOST_TOMBSTONES: u32 = 10_000;
+
+/// Tombstones that are dropped at a time. Decisions wait for it.
+const BATCH: u32 = 500;
 
 /// Sweeps every period until told to stop.
 pub(super) async fn run(ctx: Arc<Context>, scopes: Vec<Arc<Scope>>, shutdown: CancellationToken) {
     for scope in &scopes {
         tokio::select! { () = scope.wait_until_ready() => {}, () = shutdown.cancelled() => return }
     }
-    let mut sweep = Sweep { ctx, scopes, absent: HashSet::new() };
+    let mut sweep = Sweep { ctx, scopes, absent: HashSet::new(), unattended: 0 };
     let mut period = interval(sweep.ctx.settings.sweep_period);
     period.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -43,7 +52,7 @@ pub(super) async fn run(ctx: Arc<Context>, scopes: Vec<Arc<Scope>>, shutdown: Ca
     }
 }
 
-/// Looks after the records of objects that vanished without a reconcile: somebody took the finalizer off by force.
+/// Looks after the records of objects that vanished without a reconcile: their finalizer was taken off by force.
 pub(super) async fn follow_deletions(
     ctx: Arc<Context>,
     deleted: mpsc::UnboundedReceiver<Arc<OAuthConsumer>>,
@@ -52,7 +61,7 @@ pub(super) async fn follow_deletions(
     let follow = deleted.for_each(|object| {
         let ctx = ctx.clone();
         async move {
-            if let Err(failure) = bury_if_gone(&ctx, object.clone()).await {
+            if let Err(failure) = end_if_over(&ctx, object.clone()).await {
                 warn!(object = object.name_any(), cause = %failure, "the record of a deleted object is left to the sweep");
             }
         }
@@ -65,17 +74,30 @@ struct Sweep {
     scopes: Vec<Arc<Scope>>,
     /// The UIDs that had a record and were in no list, last time.
     absent: HashSet<String>,
+    /// The records that no running controller looks after, last time.
+    unattended: i64,
 }
 
 // === impl Sweep ===
 
 impl Sweep {
     async fn once(&mut self) -> Result<(), Failure> {
+        // One part that fails must not keep the others from being done.
+        let compared = self.compare().await;
+        let dropped = self.drop_tombstones().await;
+        let reported = self.report_unattended().await;
+        compared.and(dropped).and(reported)
+    }
+
+    async fn compare(&mut self) -> Result<(), Failure> {
         let ctx = self.ctx.clone();
-        let (cluster_id, installation) = (&ctx.settings.cluster_id, &ctx.settings.installation);
-        let records = ctx.store.live(cluster_id, installation).await?;
-        ctx.metrics.records.set(i64::try_from(records.len()).unwrap_or(i64::MAX));
+        // The records first: what is in the caches or listed after that is newer, or is asked for again.
+        let records = ctx.store.live(&ctx.settings.cluster_id).await?;
         let total = records.len();
+        ctx.metrics.records.set(i64::try_from(total).unwrap_or(i64::MAX));
+        let floor = i64::try_from(ctx.settings.limits.min).unwrap_or(i64::MAX);
+        let below_floor = records.iter().filter(|s| s.record.phc().is_some() && s.record.secret_floor < floor).count();
+        ctx.metrics.secrets_below_floor.set(i64::try_from(below_floor).unwrap_or(i64::MAX));
         let mut records: HashMap<String, Stored> =
             records.into_iter().map(|stored| (stored.record.owner.uid.clone(), stored)).collect();
 
@@ -85,33 +107,67 @@ impl Sweep {
                 let uid = object.uid().unwrap_or_default();
                 let record = records.remove(&uid);
                 let reference = ObjectRef::from_obj(&*object);
-                if has_work(&Look::glance(&ctx.settings, scope, object, record)) {
+                if has_work(&Look::glance(&ctx, scope, object, (Head::default(), record))) {
                     scope.enqueue(reference);
                 }
                 present.insert(uid);
             }
         }
         ctx.forget_all_but(&present);
-        self.remove_orphans(records.into_values().collect(), total).await?;
-        let dropped = ctx.store.drop_tombstones(cluster_id, installation, now() - TOMBSTONES).await?;
-        if dropped > 0 {
-            info!(dropped, "dropped tombstones older than 90 days");
+        let (inside, outside): (Vec<_>, Vec<_>) =
+            records.into_values().partition(|stored| self.scopes.iter().any(|scope| scope.covers(&stored.record.namespace)));
+        let mut orphans = Vec::new();
+        if !inside.is_empty() {
+            let listed = ctx.list(&self.scopes).await?;
+            orphans.extend(inside.into_iter().filter(|stored| !listed.contains_key(&stored.record.owner.uid)));
         }
-        Ok(())
+        let outside = self.look_outside(outside).await;
+        let result = match outside {
+            Ok(gone) => {
+                orphans.extend(gone);
+                Ok(())
+            }
+            Err(failure) => Err(failure),
+        };
+        self.remove_orphans(orphans, total).await.and(result)
+    }
+
+    /// Looks after records whose objects are outside the scopes: closes what this installation has given up, and ends what is over,
+    /// whichever controller it is of. Opens nothing. Answers those that have no object.
+    async fn look_outside(&self, records: Vec<Stored>) -> Result<Vec<Stored>, Failure> {
+        if records.is_empty() {
+            return Ok(records);
+        }
+        let mut closed = Vec::new();
+        for stored in records {
+            closed.push(if self.ctx.peers.has_given_up(&stored) { self.close(stored).await? } else { stored });
+        }
+        let mut objects = self.ctx.list_outside(&self.scopes).await?;
+        let mut orphans = Vec::new();
+        for stored in closed {
+            let Some(object) = objects.remove(&stored.record.owner.uid).map(Arc::new) else {
+                orphans.push(stored);
+                continue;
+            };
+            let view = object.observed();
+            let (namespace, name) = (view.namespace.clone(), view.name.clone());
+            if view.deleting || (stored.admits() && view.is_shut()) {
+                if let Err(failure) = end_if_over(&self.ctx, object).await {
+                    warn!(namespace, name, cause = %failure, "a consumer of another scope that is over could not be ended");
+                }
+            } else if stored.record.state == State::OutOfScope && self.ctx.peers.has_given_up(&stored) {
+                let outcome = Outcome { record: Some(stored.clone()), ..Outcome::default() };
+                settle(&self.ctx, Look::listed(&self.ctx, object, (Head::default(), Some(stored))), outcome).await;
+            }
+        }
+        Ok(orphans)
     }
 
     /// Removes records whose objects are gone. An object counts as gone when two complete lists in a row lacked it, the
     /// cluster is still the same, and a look says so. No more than a few are removed per period, and none by a list that
     /// shares nothing with the records: such a list is more likely a mistake than the truth.
-    async fn remove_orphans(&mut self, unclaimed: Vec<Stored>, total: usize) -> Result<(), Failure> {
-        let claimed = total - unclaimed.len();
-        let (ours, foreign): (Vec<_>, Vec<_>) =
-            unclaimed.into_iter().partition(|stored| self.scopes.iter().any(|scope| scope.covers(&stored.record.namespace)));
-        for stored in foreign {
-            self.disable(stored).await?;
-        }
-        let listed = if ours.is_empty() { HashMap::new() } else { self.ctx.list(&self.scopes).await? };
-        let mut orphans: Vec<_> = ours.into_iter().filter(|stored| !listed.contains_key(&stored.record.owner.uid)).collect();
+    async fn remove_orphans(&mut self, mut orphans: Vec<Stored>, total: usize) -> Result<(), Failure> {
+        let claimed = total - orphans.len();
         let absent_before = std::mem::replace(&mut self.absent, orphans.iter().map(|s| s.record.owner.uid.clone()).collect());
         orphans.retain(|stored| absent_before.contains(&stored.record.owner.uid));
 
@@ -138,7 +194,7 @@ impl Sweep {
         }
         for stored in orphans.into_iter().take(limit) {
             let (namespace, name) = (stored.record.namespace.clone(), stored.record.object.clone());
-            match bury_if_gone(&self.ctx, Arc::new(namesake(&stored.record))).await {
+            match end_if_over(&self.ctx, Arc::new(namesake(&stored.record))).await {
                 Ok(()) => {
                     metrics.orphans.dec();
                 }
@@ -148,17 +204,62 @@ impl Sweep {
         Ok(())
     }
 
-    /// Nobody looks after this record's object any more: it must not stay open.
-    async fn disable(&self, stored: Stored) -> Result<(), Failure> {
+    /// Closes a record that this installation has given up. Answers it as it is then.
+    async fn close(&self, stored: Stored) -> Result<Stored, Failure> {
         if stored.record.state == State::OutOfScope {
-            return Ok(());
+            return Ok(stored);
         }
         let (namespace, name) = (stored.record.namespace.clone(), stored.record.object.clone());
-        let version = stored.version;
-        match self.ctx.store.write(stored.out_of_scope(), Some(version), now()).await {
-            Ok(_) => warn!(namespace, name, "the namespace is no longer watched: sign-in is disabled until it is"),
-            Err(StoreError::Swapped) => {}
-            Err(error) => return Err(error.into()),
+        match self.ctx.store.write(stored.clone().out_of_scope(), Replaces::Version(stored.version), now()).await {
+            Ok(closed) => {
+                warn!(namespace, name, "this installation no longer manages the namespace: sign-in is refused until it does");
+                Ok(closed)
+            }
+            // What it is now shows next time.
+            Err(StoreError::Swapped) => Ok(stored),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn drop_tombstones(&self) -> Result<(), Failure> {
+        let keep = KeepTombstones {
+            reserved_since: now() - RESERVED,
+            others_since: now() - TOMBSTONES,
+            at_most: MOST_TOMBSTONES,
+            batch: BATCH,
+        };
+        let mut dropped = 0;
+        loop {
+            let batch = self.ctx.store.drop_tombstones(&self.ctx.settings.cluster_id, &keep).await?;
+            dropped += batch;
+            if batch < BATCH as usize {
+                break;
+            }
+        }
+        if dropped > 0 {
+            info!(dropped, "dropped old tombstones");
+        }
+        Ok(())
+    }
+
+    /// Says which records can sign in although no running controller looks after them. That alone closes none: an upgrade of their
+    /// controller must not end sign-ins.
+    async fn report_unattended(&mut self) -> Result<(), Failure> {
+        let unattended = self.ctx.peers.unattended(self.ctx.store.open_records().await?);
+        let count = unattended.iter().map(|records| records.count).sum();
+        self.ctx.metrics.records_unattended.set(count);
+        if count == self.unattended {
+            return Ok(());
+        }
+        self.unattended = count;
+        for OpenRecords { cluster_id, namespace, installation, count } in unattended {
+            warn!(
+                cluster_id,
+                namespace,
+                installation,
+                count,
+                "no running controller manages these consumers, which can sign in; add the namespace to an installation, or delete them"
+            );
         }
         Ok(())
     }

@@ -108,7 +108,7 @@ impl Directory {
         Err(if doubt.is_empty() { format!("no proof for more than {:?}", self.max_staleness) } else { doubt })
     }
 
-    /// Records, tombstones included.
+    /// Records, without tombstones.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.read().unwrap_or_else(PoisonError::into_inner).len()
@@ -167,32 +167,41 @@ impl Directory {
         why.clone_into(&mut self.doubt.write().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Takes in changes. What is known already to be newer stays.
+    /// Takes in changes. What is known already to be newer stays. What is removed takes no memory: a key that is not here is looked
+    /// up in the store.
     pub(super) fn apply(&self, changes: Vec<Change>, round: u64) {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         for change in changes {
             let key = change.stored.record.consumer_key.clone();
             let entry = match entries.get(&key) {
                 Some(held) if held.entry.change > change.change => held.entry.clone(),
+                _ if change.stored.record.is_removed() => {
+                    entries.remove(&key);
+                    continue;
+                }
                 held => Arc::new(Entry::after(held.map(|held| &*held.entry), change)),
             };
             entries.insert(key, Held { entry, round });
         }
     }
 
-    /// Takes in what a look at the store has shown of a key, and answers what is known of it then: so nobody is told anything
-    /// older from now on. Only what is held already is changed: another row may be gone by now, and nobody would say so again.
-    pub(super) fn learn(&self, at: &Head, change: Change) -> Arc<Entry> {
+    /// Takes in what a look at the store has shown of a key, and answers what is known of it then: so nothing older is answered from
+    /// now on. None if it is removed. Only what is held already is changed: another row may be gone by now, and the feed would not
+    /// say so again. And what is held stays until the feed has come as far, which may still bring an older version.
+    pub(super) fn learn(&self, at: &Head, change: Change) -> Option<Arc<Entry>> {
+        let is_removed = change.stored.record.is_removed();
         // Locked before the life is looked at, because whatever is loaded from another life has other numbers.
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         let is_of_this_life = self.standing().seen.as_ref().is_some_and(|seen| seen.is_of_same_life_as(at));
         let held = entries.get_mut(&change.stored.record.consumer_key).filter(|_| is_of_this_life);
-        let Some(held) = held else { return Arc::new(Entry::from(change)) };
-        let is_news = (held.entry.change, held.entry.vouched) != (change.change, change.vouched);
-        if is_news && held.entry.change <= change.change {
+        let Some(held) = held else { return (!is_removed).then(|| Arc::new(Entry::from(change))) };
+        if held.entry.change > change.change {
+            return Some(held.entry.clone());
+        }
+        if (held.entry.change, held.entry.vouched) != (change.change, change.vouched) {
             held.entry = Arc::new(Entry::after(Some(&held.entry), change));
         }
-        held.entry.clone()
+        (!is_removed).then(|| held.entry.clone())
     }
 
     /// Drops everything: it was another life of the store.

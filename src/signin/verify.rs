@@ -16,7 +16,7 @@ use super::limits::{Buckets, Exhausted, Rate};
 use super::{Caller, Consumer, Credentials, Directory, Settings};
 use crate::consumer::{ConsumerKey, Fingerprint, FingerprintKey, Phc, Record, SecretOutcome, SecretValue};
 use crate::hashing::{HashError, HashPool};
-use crate::store::{Change, ConsumerStore, StoreError, now};
+use crate::store::{Change, ConsumerStore, Replaces, StoreError, now};
 use crate::telemetry::Metrics;
 
 /// Hashes that may wait per thread: together they take less than two seconds.
@@ -79,8 +79,6 @@ enum CheckError {
     Limited(Exhausted),
     #[error("its hash has changed while it was compared; the next attempt sees the new one")]
     Rotated,
-    #[error("its record has gone while it was looked at")]
-    Gone,
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -144,8 +142,8 @@ impl Verifier {
     /// Checks credentials. A failure to find out is never a yes, and never a no.
     ///
     /// But for secrets that are known to be right, a key that was issued costs one hash, whatever the answer, so that time
-    /// does not tell a disapproved consumer from a wrong secret. A key that never was is refused at once: keys are too long
-    /// to guess.
+    /// does not tell a disapproved consumer from a wrong secret. A key that never was, or whose consumer is removed, is refused at
+    /// once: keys are too long to guess.
     pub async fn check(&self, credentials: Credentials, caller: Caller) -> Verdict {
         let presented: Vec<_> = credentials.secrets.iter().map(|secret| self.fingerprints.of(secret)).collect();
         // In this order: what is got after the proof is what was proved, or newer.
@@ -183,8 +181,12 @@ impl Verifier {
         let queue = entry.clone();
         let turn = timeout(PATIENCE, queue.turn(WAITING_PER_KEY)).await;
         let _turn = turn.ok().flatten().ok_or(CheckError::Busy)?;
-        // Meanwhile somebody may have been faster with the same secret, or have disapproved.
-        entry = self.look_again(&credentials.key, &entry).await?;
+        // Meanwhile another check may have been faster with the same secret, or the consumer was disapproved.
+        let Some(now) = self.look_again(&credentials.key, &entry).await? else {
+            self.misses_by_caller.take(caller)?;
+            return Ok(Verdict::Refused);
+        };
+        entry = now;
         if let Some(consumer) = entry.opens_to(presented) {
             return Ok(Verdict::Allowed(consumer.clone()));
         }
@@ -216,8 +218,8 @@ impl Verifier {
                 self.directory.get(&credentials.key).is_some_and(|now| now.change > entry.change && now.phc != entry.phc);
             return if is_rotated { Err(CheckError::Rotated) } else { Ok(Verdict::Refused) };
         };
-        // The hash may have waited for others; meanwhile somebody may have disapproved.
-        let now = self.look_again(&credentials.key, &entry).await?;
+        // The hash may have waited for others; meanwhile the consumer may have been disapproved or removed.
+        let Some(now) = self.look_again(&credentials.key, &entry).await? else { return Ok(Verdict::Refused) };
         if !now.vouched {
             return Err(CheckError::NotCompared);
         }
@@ -233,11 +235,11 @@ impl Verifier {
     }
 
     /// What is known now of a key that was in this state before.
-    async fn look_again(&self, key: &ConsumerKey, before: &Entry) -> Result<Arc<Entry>, CheckError> {
+    async fn look_again(&self, key: &ConsumerKey, before: &Entry) -> Result<Option<Arc<Entry>>, CheckError> {
         let is_current = self.directory.is_current();
         match self.directory.get(key).filter(|now| is_current && now.change >= before.change) {
-            Some(now) => Ok(now),
-            None => self.look_at_store(key).await?.ok_or(CheckError::Gone),
+            Some(now) => Ok(Some(now)),
+            None => self.look_at_store(key).await,
         }
     }
 
@@ -267,7 +269,7 @@ impl Verifier {
         if !self.directory.believes(&head) {
             return Err(CheckError::NotCompared);
         }
-        Ok(change.map(|change| self.directory.learn(&head, change)))
+        Ok(change.and_then(|change| self.directory.learn(&head, change)))
     }
 
     /// Hashes a good secret anew if hashes cost more now than this one did. The hash is swapped, so that nothing is lost that
@@ -300,7 +302,7 @@ async fn rewrite(
     }
     let renewed = hashing.renew(None, secret).await?;
     let record = Record { secret: SecretOutcome::Accepted(renewed), ..stored.record };
-    match store.write(record, Some(stored.version), now()).await {
+    match store.write(record, Replaces::Version(stored.version), now()).await {
         Err(StoreError::Swapped) | Ok(_) => Ok(()),
         Err(error) => Err(error.into()),
     }

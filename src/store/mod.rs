@@ -10,6 +10,7 @@ mod sql;
 mod sqlite;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -21,28 +22,39 @@ pub use revoke::{RevokeError, revoke};
 /// [`StoreError::Unavailable`], nobody knows which.
 #[async_trait]
 pub trait ConsumerStore: Send + Sync {
-    /// The record of this object, tombstones included.
-    async fn by_owner(&self, owner: &Owner) -> Result<Option<Stored>, StoreError>;
+    /// The record of this object, tombstones included, and where the feed stood at that moment.
+    async fn by_owner(&self, owner: &Owner) -> Result<Found, StoreError>;
 
     /// The record with this key, tombstones included, and where the feed stood at that moment.
     async fn by_key(&self, key: &ConsumerKey) -> Result<(Head, Option<Change>), StoreError>;
 
-    /// All records of an installation in a cluster but for tombstones, in one read.
-    async fn live(&self, cluster_id: &str, installation: &str) -> Result<Vec<Stored>, StoreError>;
+    /// All records of a cluster but for tombstones, in one read.
+    async fn live(&self, cluster_id: &str) -> Result<Vec<Stored>, StoreError>;
 
-    /// Writes a record if it is still in the version that was read: `None` means that there was none.
-    /// Answers the record as it is now.
+    /// Writes a record if it still is what was read. Answers the record as it is now.
     ///
     /// # Errors
-    /// [`StoreError::Swapped`] if somebody else wrote first, [`StoreError::KeyInUse`] if another owner has the key.
-    async fn write(&self, record: Record, replaces: Option<i64>, now: Timestamp) -> Result<Stored, StoreError>;
+    /// [`StoreError::Swapped`] if it is not, [`StoreError::KeyInUse`] if another owner has the key.
+    async fn write(&self, record: Record, replaces: Replaces, now: Timestamp) -> Result<Stored, StoreError>;
 
     /// Forgets which Secret versions the hashes of a cluster come from, because it was restored from a backup and
     /// versions prove nothing any more. Each hash is then compared with its Secret once. Answers how many records changed.
     async fn forget_secret_versions(&self, cluster_id: &str, now: Timestamp) -> Result<usize, StoreError>;
 
-    /// Drops the tombstones of an installation in a cluster that are older than `before`. Answers how many.
-    async fn drop_tombstones(&self, cluster_id: &str, installation: &str, before: Timestamp) -> Result<usize, StoreError>;
+    /// Drops a batch of a cluster's tombstones, the oldest first. Answers how many; fewer than a batch if none is left to drop.
+    async fn drop_tombstones(&self, cluster_id: &str, keep: &KeepTombstones) -> Result<usize, StoreError>;
+
+    /// Says that a controller runs, once more.
+    async fn check_in(&self, controller: &Controller, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Says that the controller with this instance has ended.
+    async fn check_out(&self, instance: &str) -> Result<(), StoreError>;
+
+    /// The controllers that have checked in and not out, and how often each has checked in.
+    async fn controllers(&self) -> Result<Vec<(Controller, i64)>, StoreError>;
+
+    /// How many records can sign in, of all clusters.
+    async fn open_records(&self) -> Result<Vec<OpenRecords>, StoreError>;
 
     /// Vouches for the records of an installation in a cluster: in this life of the store, all of them have been compared
     /// with their objects. Until then they admit nobody.
@@ -72,8 +84,82 @@ pub trait ConsumerStore: Send + Sync {
     async fn close(&self);
 }
 
-/// Where the feed of changes stands.
+/// A record, or its absence, and where the feed stood when it was read.
+pub type Found = (Head, Option<Stored>);
+
+/// What a write replaces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Replaces {
+    /// The record in the version that was read.
+    Version(i64),
+    /// No record: there was none when the feed stood here. The write is refused if a row that was written since is gone again: it
+    /// may have been the tombstone of this record.
+    NothingAt(Head),
+}
+
+/// For how long tombstones are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct KeepTombstones {
+    /// Those that [reserve a key](Record::reserves_key), if removed since then.
+    pub reserved_since: Timestamp,
+    /// All others, if removed since then ...
+    pub others_since: Timestamp,
+    /// ... and no more of them than this.
+    pub at_most: u32,
+    /// How many are dropped at a time. Decisions wait for a batch, so it is small.
+    pub batch: u32,
+}
+
+/// A controller process that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Controller {
+    /// Random, and another one for each process.
+    pub instance: String,
+    /// The cluster whose objects it looks after.
+    pub cluster_id: String,
+    /// The installation it belongs to.
+    pub installation: String,
+    /// The namespaces it looks after; none means all.
+    pub namespaces: Vec<String>,
+    /// How often it checks in.
+    pub period: Duration,
+}
+
+/// The records of an installation in a namespace that can sign in.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct OpenRecords {
+    /// The cluster.
+    pub cluster_id: String,
+    /// The namespace.
+    pub namespace: String,
+    /// The installation that they name.
+    pub installation: String,
+    /// How many there are.
+    pub count: i64,
+}
+
+// === impl Replaces ===
+
+impl Replaces {
+    /// What was read.
+    #[must_use]
+    pub fn what_was_read(stored: Option<&Stored>, at: &Head) -> Self {
+        stored.map_or_else(|| Self::NothingAt(at.clone()), |stored| Self::Version(stored.version))
+    }
+}
+
+// === impl Controller ===
+
+impl Controller {
+    /// Whether it looks after the objects of this namespace.
+    #[must_use]
+    pub fn covers(&self, cluster_id: &str, namespace: &str) -> bool {
+        self.cluster_id == cluster_id && (self.namespaces.is_empty() || self.namespaces.iter().any(|name| name == namespace))
+    }
+}
+
+/// Where the feed of changes stands. The default is no store's: an insert that names it is refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq, sqlx::FromRow)]
 pub struct Head {
     /// A random identity, given when the store was made: a different one is a different store.
     pub store_id: String,
@@ -103,12 +189,13 @@ impl Head {
     /// Whether the other is of a former primary: the same server of the same store, on an earlier timeline.
     #[must_use]
     pub fn is_later_than(&self, other: &Self) -> bool {
-        self.store_id == other.store_id && self.server() == other.server() && self.timeline > other.timeline
+        self.store_id == other.store_id && self.server().eq(other.server()) && self.timeline > other.timeline
     }
 
-    /// What stays the same from timeline to timeline: only there one is earlier than another.
-    fn server(&self) -> &str {
-        self.incarnation.rsplit_once('/').map_or(&self.incarnation, |(server, _)| server)
+    /// What stays the same from timeline to timeline: only there one is earlier than another. PostgreSQL's system identifier, the
+    /// database, and the table `feed`.
+    fn server(&self) -> impl Iterator<Item = &str> {
+        self.incarnation.split('/').take(3)
     }
 }
 

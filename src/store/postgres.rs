@@ -8,7 +8,7 @@ use sqlx::{Connection, PgConnection, Postgres};
 use tokio::time::timeout;
 
 use super::notifications::Notifications;
-use super::sql::{News, SqlStore};
+use super::sql::{INSERT_LOCKING, News, SqlStore};
 use super::{Access, OpenError};
 
 /// Connections of one process. Reconciles and sign-in checks have a pool each, so that neither starves the other.
@@ -32,5 +32,6 @@ pub(super) async fn open(url: &str, access: Access) -> Result<SqlStore<Postgres>
         Access::SignIn => News::Told(Notifications::of(pool.clone())),
         Access::Controller => News::Ask(Duration::from_secs(1)),
     };
-    Ok(SqlStore { read: pool.clone(), write: pool, patience: seconds(2, 5), news, _lock: None })
+    let (patience, insert) = (seconds(2, 5), INSERT_LOCKING);
+    Ok(SqlStore { read: pool.clone(), write: pool, patience, insert, file: None, news, _lock: None })
 }

@@ -1,6 +1,6 @@
 //! Revocation in the store alone.
 
-use super::{Change, ConsumerStore, StoreError, now};
+use super::{Change, ConsumerStore, Replaces, StoreError, now};
 use crate::consumer::{ConsumerKey, Record, Revocation, State};
 
 /// Attempts to write before somebody else does. A record is rarely written twice a second.
@@ -20,8 +20,7 @@ pub enum RevokeError {
     Store(#[from] StoreError),
 }
 
-/// Revokes a consumer, whatever the API server says: only an approval that is newer than this makes it good again. Answers its
-/// record.
+/// Revokes a consumer, whatever the API server says, until a controller sees it disapproved and then approved. Answers its record.
 ///
 /// # Errors
 /// [`RevokeError`].
@@ -33,9 +32,9 @@ pub async fn revoke(store: &dyn ConsumerStore, key: &ConsumerKey, reason: &str) 
             return Err(RevokeError::Removed(key.clone()));
         }
         let (at, version) = (now(), stored.version);
-        let revocation = Revocation { at, reason: reason.to_owned(), generation: stored.record.generation };
+        let revocation = Revocation { at, reason: reason.to_owned(), disapproved: false };
         let record = Record { state: State::Revoked, revocation: Some(revocation), ..stored.out_of_scope() };
-        match store.write(record, Some(version), at).await {
+        match store.write(record, Replaces::Version(version), at).await {
             Ok(written) => return Ok(written.record),
             Err(StoreError::Swapped) if attempt < ATTEMPTS => attempt += 1,
             Err(error) => return Err(error.into()),

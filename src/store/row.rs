@@ -23,9 +23,11 @@ pub(super) struct Row {
     name: String,
     generation: i64,
     state: String,
+    unproved_generation: Option<i64>,
     hold: Option<String>,
     phc: Option<String>,
     secret_problem: Option<String>,
+    secret_floor: i64,
     secret_name: Option<String>,
     secret_key: Option<String>,
     secret_uid: Option<String>,
@@ -36,7 +38,7 @@ pub(super) struct Row {
     decision_generation: Option<i64>,
     revoked_at: Option<String>,
     revoked_reason: Option<String>,
-    revoked_generation: Option<i64>,
+    revoked_disapproved: Option<bool>,
     version: i64,
     checksum: String,
 }
@@ -47,7 +49,7 @@ pub(super) struct Joined {
     pub(super) change: Option<Change>,
 }
 
-/// The format of [`checksum`]: a release that adds to it counts on, and leaves rows with a higher number to their makers.
+/// The format of [`checksum`]. A row in a format that this release does not know counts as edited: it admits nobody.
 const FORMAT: u32 = 1;
 
 /// `<format>:<SHA-256 of the record in hexadecimal>`. It finds rows that were edited by hand or half restored. It is no
@@ -59,11 +61,6 @@ pub(super) fn checksum(record: &Record) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
-}
-
-fn fits(checksum_of_row: &str, record: &Record) -> bool {
-    let format = checksum_of_row.split_once(':').and_then(|(format, _)| format.parse().ok());
-    format.is_some_and(|format: u32| format > FORMAT) || checksum_of_row == checksum(record)
 }
 
 /// A row, whatever is in it. What cannot be read was edited by hand: it makes a record that fits no checksum, admits nobody, and
@@ -135,14 +132,15 @@ impl From<Row> for Stored {
                 (Some(approved), Some(at), Some(generation)) => Some(Decision { approved, by: row.decision_by, at, generation }),
                 _ => None,
             },
+            unproved_approval: row.unproved_generation,
             hold: row.hold,
             // Anything in these columns is a revocation: an edit must not lift one.
-            revocation: match (row.revoked_at, row.revoked_reason, row.revoked_generation) {
+            revocation: match (row.revoked_at, row.revoked_reason, row.revoked_disapproved) {
                 (None, None, None) => None,
-                (at, reason, generation) => Some(Revocation {
+                (at, reason, disapproved) => Some(Revocation {
                     at: time(at).unwrap_or_default(),
                     reason: reason.unwrap_or_default(),
-                    generation: generation.unwrap_or(row.generation),
+                    disapproved: disapproved.unwrap_or_default(),
                 }),
             },
             secret_source: match (row.secret_name, row.secret_key, row.secret_uid, row.secret_resource_version) {
@@ -158,8 +156,9 @@ impl From<Row> for Stored {
                     SecretOutcome::Refused(problem.unwrap_or(SecretProblem::NotFound))
                 }
             },
+            secret_floor: row.secret_floor,
         };
-        let intact = readable && fits(&row.checksum, &record);
+        let intact = readable && row.checksum == checksum(&record);
         Self { record, version: row.version, intact }
     }
 }

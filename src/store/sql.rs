@@ -13,7 +13,8 @@ use tracing::error;
 
 use super::notifications::Notifications;
 use super::row::{AnyRow, Joined, checksum};
-use super::{Change, ConsumerStore, Head, StoreError};
+use super::sqlite::FileIdentity;
+use super::{Change, ConsumerStore, Controller, Found, Head, KeepTombstones, OpenRecords, Replaces, StoreError};
 use crate::consumer::{ConsumerKey, Owner, Record, SecretOutcome, Stored};
 
 pub(super) struct SqlStore<DB: Database> {
@@ -23,6 +24,10 @@ pub(super) struct SqlStore<DB: Database> {
     pub(super) write: Pool<DB>,
     /// How long a statement may take once it has a connection.
     pub(super) patience: Duration,
+    /// [`INSERT`] or [`INSERT_LOCKING`].
+    pub(super) insert: &'static str,
+    /// The file that was opened, where the store is one.
+    pub(super) file: Option<FileIdentity>,
     /// How to learn of changes.
     pub(super) news: News,
     /// Held for as long as the store is open.
@@ -41,14 +46,16 @@ pub(super) enum News {
 /// `change` is the triggers' business.
 macro_rules! columns {
     () => {
-        "consumer_key, cluster_id, uid, installation, namespace, object, name, generation, state, hold, phc, \
-         secret_problem, secret_name, secret_key, secret_uid, secret_resource_version, decision_approved, decision_by, \
-         decision_at, decision_generation, revoked_at, revoked_reason, revoked_generation, updated_at, version, checksum"
+        "consumer_key, cluster_id, uid, installation, namespace, object, name, generation, state, unproved_generation, hold, \
+         phc, secret_problem, secret_floor, secret_name, secret_key, secret_uid, secret_resource_version, decision_approved, \
+         decision_by, decision_at, decision_generation, revoked_at, revoked_reason, revoked_disapproved, reserved, updated_at, \
+         version, checksum"
     };
 }
 macro_rules! placeholders {
     () => {
-        "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26"
+        "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, \
+         $26, $27, $28, $29"
     };
 }
 macro_rules! select {
@@ -74,19 +81,31 @@ macro_rules! select_from_feed {
     };
 }
 
-const INSERT: &str = concat!(
-    "INSERT INTO oauth_consumers (",
-    columns!(),
-    ") VALUES (",
-    placeholders!(),
-    ") ON CONFLICT DO NOTHING RETURNING consumer_key"
-);
+/// Inserts a record, unless the feed says that what was read before is no longer the whole truth: a row that was written after
+/// `$30` is gone again, or the store is another one. `$lock` makes PostgreSQL wait for whoever is about to say so.
+macro_rules! insert {
+    ($lock:literal) => {
+        concat!(
+            "INSERT INTO oauth_consumers (",
+            columns!(),
+            ") SELECT ",
+            placeholders!(),
+            " FROM feed WHERE id = 1 AND head >= $30 AND reload <= $30 AND (SELECT incarnation FROM feed_state) = $31 ",
+            $lock,
+            " ON CONFLICT DO NOTHING RETURNING consumer_key"
+        )
+    };
+}
+/// For a store with one writer at a time.
+pub(super) const INSERT: &str = insert!("");
+/// For a store with many.
+pub(super) const INSERT_LOCKING: &str = insert!("FOR UPDATE");
 const UPDATE: &str = concat!(
     "UPDATE oauth_consumers SET (",
     columns!(),
     ") = (",
     placeholders!(),
-    ") WHERE cluster_id = $2 AND uid = $3 AND version = $27 RETURNING consumer_key"
+    ") WHERE cluster_id = $2 AND uid = $3 AND version = $30 RETURNING consumer_key"
 );
 
 #[async_trait]
@@ -104,11 +123,14 @@ where
     for<'q> Option<bool>: Encode<'q, DB>,
     for<'q> Option<String>: Encode<'q, DB>,
     for<'r> Joined: FromRow<'r, DB::Row>,
-    bool: Type<DB>,
+    for<'r> OpenRecords: FromRow<'r, DB::Row>,
+    for<'q> bool: Encode<'q, DB> + Type<DB>,
 {
-    async fn by_owner(&self, owner: &Owner) -> Result<Option<Stored>, StoreError> {
-        let query = sqlx::query(select!("cluster_id = $1 AND uid = $2")).bind(owner.cluster_id.clone()).bind(owner.uid.clone());
-        Ok(self.rows(&self.read, query).await?.pop().map(AnyRow::into))
+    async fn by_owner(&self, owner: &Owner) -> Result<Found, StoreError> {
+        let query =
+            sqlx::query(select_from_feed!("cluster_id = $1 AND uid = $2")).bind(owner.cluster_id.clone()).bind(owner.uid.clone());
+        let (head, mut found) = self.joined(query).await?;
+        Ok((head, found.pop().map(|change| change.stored)))
     }
 
     async fn by_key(&self, key: &ConsumerKey) -> Result<(Head, Option<Change>), StoreError> {
@@ -117,21 +139,22 @@ where
         Ok((head, found.pop()))
     }
 
-    async fn live(&self, cluster_id: &str, installation: &str) -> Result<Vec<Stored>, StoreError> {
-        let query = sqlx::query(select!("cluster_id = $1 AND installation = $2 AND state <> 'Removed'"))
-            .bind(cluster_id.to_owned())
-            .bind(installation.to_owned());
+    async fn live(&self, cluster_id: &str) -> Result<Vec<Stored>, StoreError> {
+        let query = sqlx::query(select!("cluster_id = $1 AND state <> 'Removed'")).bind(cluster_id.to_owned());
         Ok(self.rows(&self.read, query).await?.into_iter().map(AnyRow::into).collect())
     }
 
-    async fn write(&self, record: Record, replaces: Option<i64>, now: Timestamp) -> Result<Stored, StoreError> {
-        let version = replaces.map_or(1, |version| version.wrapping_add(1));
+    async fn write(&self, record: Record, replaces: Replaces, now: Timestamp) -> Result<Stored, StoreError> {
+        let (statement, version) = match &replaces {
+            Replaces::NothingAt(_) => (self.insert, 1),
+            Replaces::Version(version) => (UPDATE, version.wrapping_add(1)),
+        };
         let (decision, revocation, source) = (&record.decision, &record.revocation, &record.secret_source);
         let problem = match &record.secret {
             SecretOutcome::Refused(problem) => Some(problem.to_string()),
             SecretOutcome::Accepted(_) => None,
         };
-        let query = sqlx::query(if replaces.is_none() { INSERT } else { UPDATE })
+        let query = sqlx::query(statement)
             .bind(record.consumer_key.to_string())
             .bind(record.owner.cluster_id.clone())
             .bind(record.owner.uid.clone())
@@ -141,9 +164,11 @@ where
             .bind(record.name.clone())
             .bind(record.generation)
             .bind(record.state.to_string())
+            .bind(record.unproved_approval)
             .bind(record.hold.clone())
             .bind(record.phc().map(|phc| phc.as_str().to_owned()))
             .bind(problem)
+            .bind(record.secret_floor)
             .bind(source.as_ref().map(|source| source.name.clone()))
             .bind(source.as_ref().map(|source| source.key.clone()))
             .bind(source.as_ref().map(|source| source.uid.clone()))
@@ -154,11 +179,15 @@ where
             .bind(decision.as_ref().map(|decision| decision.generation))
             .bind(revocation.as_ref().map(|revocation| revocation.at.to_string()))
             .bind(revocation.as_ref().map(|revocation| revocation.reason.clone()))
-            .bind(revocation.as_ref().map(|revocation| revocation.generation))
+            .bind(revocation.as_ref().map(|revocation| revocation.disapproved))
+            .bind(record.reserves_key())
             .bind(now.to_string())
             .bind(version)
             .bind(checksum(&record));
-        let query = if let Some(replaces) = replaces { query.bind(replaces) } else { query };
+        let query = match replaces {
+            Replaces::NothingAt(read) => query.bind(read.head).bind(read.incarnation),
+            Replaces::Version(version) => query.bind(version),
+        };
         match self.rows::<(String,)>(&self.write, query).await {
             Ok(written) if !written.is_empty() => return Ok(Stored { record, version, intact: true }),
             Ok(_) => {}
@@ -167,7 +196,7 @@ where
             }
             Err(error) => return Err(error.into()),
         }
-        // Nothing was written: either the owner's record has moved on, or the key is somebody else's.
+        // Nothing was written: either the owner's record has moved on, or another consumer has the key.
         match self.by_key(&record.consumer_key).await?.1 {
             Some(holder) if holder.stored.record.owner != record.owner => Err(StoreError::KeyInUse(record.consumer_key)),
             _ => Err(StoreError::Swapped),
@@ -182,7 +211,7 @@ where
             let Stored { mut record, version, intact } = AnyRow::into(row);
             let Some(source) = record.secret_source.as_mut().filter(|_| intact) else { continue };
             source.resource_version.clear();
-            match self.write(record, Some(version), now).await {
+            match self.write(record, Replaces::Version(version), now).await {
                 Ok(_) => forgotten += 1,
                 // Whoever wrote in between has looked after the restore.
                 Err(StoreError::Swapped) => {}
@@ -192,15 +221,68 @@ where
         Ok(forgotten)
     }
 
-    async fn drop_tombstones(&self, cluster_id: &str, installation: &str, before: Timestamp) -> Result<usize, StoreError> {
-        let query = sqlx::query(
-            "DELETE FROM oauth_consumers WHERE cluster_id = $1 AND installation = $2 AND state = 'Removed' AND updated_at < $3 \
-             RETURNING consumer_key",
+    async fn drop_tombstones(&self, cluster_id: &str, keep: &KeepTombstones) -> Result<usize, StoreError> {
+        let newest = sqlx::query(
+            "SELECT change FROM oauth_consumers WHERE cluster_id = $1 AND state = 'Removed' AND NOT reserved \
+             ORDER BY change DESC LIMIT 1 OFFSET $2",
         )
         .bind(cluster_id.to_owned())
-        .bind(installation.to_owned())
-        .bind(before.to_string());
+        .bind(i64::from(keep.at_most));
+        let surplus = self.rows::<(i64,)>(&self.read, newest).await?.pop().map_or(0, |(change,)| change);
+        // The state is asked for twice: PostgreSQL looks at it once more in a row that was written meanwhile.
+        let query = sqlx::query(
+            "DELETE FROM oauth_consumers WHERE state = 'Removed' AND consumer_key IN \
+             (SELECT consumer_key FROM oauth_consumers WHERE cluster_id = $1 AND state = 'Removed' AND \
+              ((reserved AND updated_at < $2) OR (NOT reserved AND (updated_at < $3 OR change <= $4))) \
+              ORDER BY change LIMIT $5) RETURNING consumer_key",
+        )
+        .bind(cluster_id.to_owned())
+        .bind(keep.reserved_since.to_string())
+        .bind(keep.others_since.to_string())
+        .bind(surplus)
+        .bind(i64::from(keep.batch));
         Ok(self.rows::<(String,)>(&self.write, query).await?.len())
+    }
+
+    async fn check_in(&self, controller: &Controller, now: Timestamp) -> Result<(), StoreError> {
+        let query = sqlx::query(
+            "INSERT INTO controllers (instance, cluster_id, installation, namespaces, period_ms, beat, seen_at) \
+             VALUES ($1, $2, $3, $4, $5, 1, $6) \
+             ON CONFLICT (instance) DO UPDATE SET beat = controllers.beat + 1, seen_at = excluded.seen_at RETURNING instance",
+        )
+        .bind(controller.instance.clone())
+        .bind(controller.cluster_id.clone())
+        .bind(controller.installation.clone())
+        .bind(controller.namespaces.join(","))
+        .bind(i64::try_from(controller.period.as_millis()).unwrap_or(i64::MAX))
+        .bind(now.to_string());
+        self.rows::<(String,)>(&self.write, query).await?;
+        Ok(())
+    }
+
+    async fn check_out(&self, instance: &str) -> Result<(), StoreError> {
+        let query = sqlx::query("DELETE FROM controllers WHERE instance = $1 RETURNING instance").bind(instance.to_owned());
+        self.rows::<(String,)>(&self.write, query).await?;
+        Ok(())
+    }
+
+    async fn controllers(&self) -> Result<Vec<(Controller, i64)>, StoreError> {
+        let query = sqlx::query("SELECT instance, cluster_id, installation, namespaces, period_ms, beat FROM controllers");
+        let rows = self.rows::<(String, String, String, String, i64, i64)>(&self.read, query).await?;
+        let controller = |(instance, cluster_id, installation, namespaces, period, beat): (_, _, _, String, i64, _)| {
+            let namespaces = namespaces.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+            let period = Duration::from_millis(u64::try_from(period).unwrap_or_default());
+            (Controller { instance, cluster_id, installation, namespaces, period }, beat)
+        };
+        Ok(rows.into_iter().map(controller).collect())
+    }
+
+    async fn open_records(&self) -> Result<Vec<OpenRecords>, StoreError> {
+        let query = sqlx::query(
+            "SELECT cluster_id, namespace, installation, count(*) AS count FROM oauth_consumers \
+             WHERE state = 'Approved' AND phc IS NOT NULL GROUP BY cluster_id, namespace, installation",
+        );
+        Ok(self.rows(&self.read, query).await?)
     }
 
     async fn vouch(&self, cluster_id: &str, installation: &str, incarnation: &str) -> Result<(), StoreError> {
@@ -280,6 +362,9 @@ where
     where
         T: for<'r> FromRow<'r, DB::Row>,
     {
+        if let Some(file) = &self.file {
+            file.check().map_err(sqlx::Error::Io)?;
+        }
         let (pool, patience) = (pool.clone(), self.patience);
         let statement = tokio::spawn(async move {
             let mut connection = pool.acquire().await?;

@@ -1,14 +1,15 @@
 //! SQLite: the embedded store. One file, one controller, nothing to operate.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Pool, Sqlite};
 
-use super::sql::{News, SqlStore};
+use super::sql::{INSERT, News, SqlStore};
 use super::{Access, OpenError};
 
 /// How long to wait for the file, which another process (a backup) may hold for a moment, or for a connection.
@@ -31,6 +32,8 @@ pub(super) async fn open(path: &str, access: Access) -> Result<SqlStore<Sqlite>,
         }
         Access::SignIn => None,
     };
+    // Before it is opened, so that a file which takes its place meanwhile is noticed.
+    let named = FileIdentity::of(path);
     let options = SqliteConnectOptions::new()
         .filename(path)
         .busy_timeout(PATIENCE)
@@ -41,10 +44,39 @@ pub(super) async fn open(path: &str, access: Access) -> Result<SqlStore<Sqlite>,
     if access == Access::Controller {
         check(path, &write).await?;
         super::migrate(sqlx::migrate!("src/store/migrations/sqlite"), &write).await?;
-        // The file may have been restored from a backup, or swapped, since the last controller closed it.
-        sqlx::query("DELETE FROM resyncs").execute(&write).await?;
+        // The file may have been restored from a backup, or swapped, since the last controller closed it. And that was the only one.
+        sqlx::query("UPDATE feed SET opened = lower(hex(randomblob(16)))").execute(&write).await?;
+        sqlx::query("DELETE FROM controllers").execute(&write).await?;
     }
-    Ok(SqlStore { read: pool(4).await?, write, patience: Duration::from_secs(5), news: News::Ask(PERIOD), _lock: lock })
+    let file = Some(named.or_else(|_| FileIdentity::of(path))?);
+    let (insert, news) = (INSERT, News::Ask(PERIOD));
+    Ok(SqlStore { read: pool(4).await?, write, patience: Duration::from_secs(5), insert, file, news, _lock: lock })
+}
+
+/// Which file a path named when it was opened. An open file outlives its name: what is read from it then is what another process
+/// left there, and what is written to it is lost.
+pub(super) struct FileIdentity {
+    path: String,
+    device_and_inode: (u64, u64),
+}
+
+// === impl FileIdentity ===
+
+impl FileIdentity {
+    fn of(path: &str) -> Result<Self, OpenError> {
+        let metadata = std::fs::metadata(path).map_err(|error| OpenError::File(path.to_owned(), error))?;
+        Ok(Self { path: path.to_owned(), device_and_inode: (metadata.dev(), metadata.ino()) })
+    }
+
+    /// Whether the path still names that file.
+    pub(super) fn check(&self) -> io::Result<()> {
+        let now = std::fs::metadata(&self.path).map(|metadata| (metadata.dev(), metadata.ino()));
+        if now.is_ok_and(|now| now == self.device_and_inode) {
+            return Ok(());
+        }
+        let path = &self.path;
+        Err(io::Error::other(format!("{path} was removed or replaced after this process opened it; restart this process")))
+    }
 }
 
 /// A file for its owner's eyes only: hashes are food for guessing.

@@ -29,6 +29,12 @@ pub struct Metrics {
     pub sweeps: Counter,
     /// Live records, as of the last sweep.
     pub records: Gauge,
+    /// Records that can sign in and that no running controller looks after, as of the last sweep.
+    pub records_unattended: Gauge,
+    /// Secrets in use that were accepted under a lower floor than today's, as of the last sweep.
+    pub secrets_below_floor: Gauge,
+    /// Scopes whose Secrets cannot be listed now: what was accepted stays, and changes are not noticed.
+    pub secrets_unreadable: Gauge,
     /// Records without an object that the sweep has not removed yet.
     pub orphans: Gauge,
     /// 1 while the sweep finds more orphans than it may remove in one period.
@@ -121,6 +127,9 @@ impl Default for Metrics {
             approvals_unproved: Counter::default(),
             sweeps: Counter::default(),
             records: Gauge::default(),
+            records_unattended: Gauge::default(),
+            secrets_below_floor: Gauge::default(),
+            secrets_unreadable: Gauge::default(),
             orphans: Gauge::default(),
             sweep_guard: Gauge::default(),
             signin_checks: Family::default(),
@@ -155,6 +164,21 @@ impl Default for Metrics {
         );
         r.register("sweeps", "Sweeps that were finished", m.sweeps.clone());
         r.register("records", "Live records, as of the last sweep", m.records.clone());
+        r.register(
+            "records_unattended",
+            "Records that can sign in and that no running controller looks after, as of the last sweep",
+            m.records_unattended.clone(),
+        );
+        r.register(
+            "secrets_below_floor",
+            "Secrets in use that were accepted under a lower --min-secret-bytes than today's, as of the last sweep",
+            m.secrets_below_floor.clone(),
+        );
+        r.register(
+            "secrets_unreadable",
+            "Namespaces (or 1 for all of them) whose Secrets cannot be listed: accepted secrets stay in use",
+            m.secrets_unreadable.clone(),
+        );
         r.register("orphans", "Records without an object, as of the last sweep", m.orphans.clone());
         r.register("sweep_guard", "1 while there are more orphans than one sweep may remove", m.sweep_guard.clone());
         r.register("signin_checks", "Sign-in checks, by outcome", m.signin_checks.clone());

@@ -151,7 +151,7 @@ async fn helm_does_not_undo_an_emergency_disapproval() {
     check.answers(&key, SECRET, 200);
     assert_eq!(decision("jazz")["by"], "requester");
 
-    decided("approver", "jazz", &json!({ "approved": false, "hold": "leaked, INC-1234" }));
+    decided("approver", "jazz", &json!({ "approved": false, "hold": { "reason": "leaked, INC-1234" } }));
     check.answers(&key, SECRET, 401);
     fails(&pipeline("upgrade", &args), &["conflict", "oauthconsumers-approval", ".spec.approved"]);
     assert_eq!(spec("jazz")["approved"], false);
@@ -262,7 +262,7 @@ async fn a_hold_outlasts_what_git_says() {
     assert_eq!(decision("jazz")["by"], flux::ACCOUNT);
 
     // With a hold it does, although Git has its way with the rest. Anybody who may edit can do this.
-    decided("requester", "jazz", &json!({ "approved": false, "hold": "leaked, INC-1234" }));
+    decided("requester", "jazz", &json!({ "approved": false, "hold": { "reason": "leaked, INC-1234" } }));
     check.answers(&key, PLACEHOLDER, 401);
     flux.sync();
     flux.is_ready();

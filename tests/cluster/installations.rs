@@ -104,7 +104,7 @@ async fn two_installations_share_a_store_and_leave_each_other_alone() {
     let before = versions();
     both_have_swept();
     assert_eq!((records().as_str(), versions()), (expected, before), "nothing was written");
-    set(SECOND_TEAM, "blues", &json!({ "hold": "leaked" }));
+    set(SECOND_TEAM, "blues", &json!({ "hold": { "reason": "leaked" } }));
     answer(200, 401);
     set(SECOND_TEAM, "blues", &json!({ "hold": null }));
     set(TEAM, "jazz", &json!({ "approved": false }));

@@ -173,7 +173,7 @@ async fn a_consumer_goes_with_its_owner_whatever_it_says() {
     let owner = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "owner", "namespace": TEAM } });
     apply(&[owner, secret(TEAM, "owned-oauth", SECRET)]);
     let uid = get(TEAM, "configmap", "owner")["metadata"]["uid"].clone();
-    let mut object = consumer(TEAM, "owned", &json!({ "approved": true, "hold": "leaked" }));
+    let mut object = consumer(TEAM, "owned", &json!({ "approved": true, "hold": { "reason": "leaked" } }));
     object["metadata"]["ownerReferences"] = json!([{ "apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": uid }]);
     apply(&[object]);
     wait_for(TEAM, "owned", "Approved", "False/OnHold");

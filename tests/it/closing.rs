@@ -47,7 +47,7 @@ async fn an_end_does_not_wait_for_reconciles(store: TestStore) {
     occupy(&cluster, &faulty).await;
 
     cluster.edit("disapproved", json!({ "approved": false })).await;
-    cluster.edit("held", json!({ "hold": "leaked" })).await;
+    cluster.edit("held", json!({ "hold": { "reason": "leaked" } })).await;
     cluster.delete("deleted").await;
     cluster.delete_secret("secretless-oauth").await;
     cluster.secret("rotated-oauth", "the secret after the rotation").await;

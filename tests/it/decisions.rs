@@ -44,7 +44,7 @@ fn object() -> Object {
         adopted_key: None,
         published_key: None,
         says_revoked: false,
-        says_unproved: false,
+        unproved_approval: None,
     }
 }
 
@@ -146,6 +146,7 @@ impl World {
                     SecretDraft::Keep(source) => (source, self.record.clone().unwrap().record.secret),
                     SecretDraft::Refuse(problem, source) => (source, SecretOutcome::Refused(problem)),
                     SecretDraft::Accept(source) => (Some(source), SecretOutcome::Accepted(hash())),
+                    SecretDraft::Unknown => panic!("a write before the Secret was read"),
                 };
                 let decision = draft.decision.clone().map(|decision| match decision {
                     DecisionDraft::Keep(decision) => decision,
@@ -156,6 +157,7 @@ impl World {
                 let record = Record {
                     consumer_key: draft.consumer_key.clone(),
                     decision,
+                    unproved_approval: draft.unproved_approval,
                     hold: object.hold.clone(),
                     revocation: draft.revocation.clone(),
                     secret_source,
@@ -183,10 +185,12 @@ fn record(object: &Object, state: State) -> Record {
         generation: object.generation,
         state,
         decision: None,
+        unproved_approval: None,
         hold: None,
         revocation: None,
         secret_source: None,
         secret: SecretOutcome::Refused(SecretProblem::NotFound),
+        secret_floor: 0,
     }
 }
 
@@ -200,19 +204,22 @@ fn records() -> Vec<Option<Stored>> {
             after.record.filter(|stored| seen.insert(format!("{stored:?} {:?}", stored.record.phc().map(Phc::as_str))))
         {
             let edited = Stored { intact: false, record: Record { state: State::Approved, ..stored.record.clone() }, ..stored };
-            let revocation =
-                Revocation { at: Timestamp::UNIX_EPOCH, reason: "INC-1".into(), generation: stored.record.generation };
-            let revoked = Record { revocation: Some(revocation), state: State::Revoked, ..stored.record.clone() };
-            let revoked_row = Stored { record: revoked.clone(), ..stored };
-            records.push(Some(Stored { record: revoked.clone().removed(), ..stored }));
-            if !stored.record.is_removed() {
-                records.push(Some(Stored { intact: false, ..revoked_row.clone() }));
-                for intact in [true, false] {
-                    let record = Stored { intact, ..revoked_row.clone() }.out_of_scope();
-                    records.push(Some(Stored { record, intact: true, ..stored }));
+            for disapproved in [false, true] {
+                let revocation = Revocation { at: Timestamp::UNIX_EPOCH, reason: "INC-1".into(), disapproved };
+                let revoked = Record { revocation: Some(revocation), state: State::Revoked, ..stored.record.clone() };
+                let revoked_row = Stored { record: revoked.clone(), ..stored };
+                records.push(Some(Stored { record: revoked.clone().removed(), ..stored }));
+                if !stored.record.is_removed() {
+                    records.push(Some(Stored { intact: false, ..revoked_row.clone() }));
+                    for intact in [true, false] {
+                        let record = Stored { intact, ..revoked_row.clone() }.out_of_scope();
+                        records.push(Some(Stored { record, intact: true, ..stored }));
+                    }
+                    records.push(Some(revoked_row));
                 }
+            }
+            if !stored.record.is_removed() {
                 records.push(Some(edited));
-                records.push(Some(Stored { record: revoked, ..stored }));
                 records.push(Some(Stored { record: Record { state: State::OutOfScope, ..stored.record.clone() }, ..stored }));
             }
             records.push(Some(stored));
@@ -294,23 +301,25 @@ fn nothing_is_open_that_nobody_approved() {
 #[test]
 fn an_approval_that_nobody_guarded_never_counts() {
     let mut refused = 0;
-    for (before, open, _) in all().filter(|(before, after, _)| is_kept(before) && before.record != after.record) {
+    let is_revoked = |world: &World| world.record.as_ref().is_some_and(|stored| stored.record.revocation.is_some());
+    let written = all().filter(|(before, after, _)| is_kept(before) && before.record != after.record);
+    for (before, open, _) in written.filter(|(before, ..)| !is_revoked(before)) {
         let (unguarded, _) = World { guarded: false, ..before.clone() }.settle();
         let record = unguarded.live().unwrap();
         let object = before.object.as_ref().unwrap();
         let was_open = before.live().is_some_and(|old| old.state == State::Approved && old.generation == object.generation);
         assert!(record.state != State::Approved || (was_open && before.record.unwrap().intact), "{record:?}");
-        if record.state == open.live().unwrap().state {
+        if record.unproved_approval == open.live().unwrap().unproved_approval {
+            assert_eq!(record.state, open.live().unwrap().state);
             continue;
         }
         // Neither does it count later, whether or not the hold that is on it is lifted; nor is anybody named for it.
         refused += 1;
-        assert!(record.is_unproved() || record.state == State::Revoked);
+        assert!(record.unproved_approval.is_some(), "{record:?}");
         let outcome = Outcome { record: unguarded.record.clone(), ..Outcome::default() };
-        if record.is_unproved() {
-            let statement = conclude(&unguarded.look(), &outcome).statement.unwrap();
-            assert!(matches!(statement.committed, Committed::Record { state: State::AwaitingApproval, decision: None, .. }));
-        }
+        let statement = conclude(&unguarded.look(), &outcome).statement.unwrap();
+        assert!(matches!(statement.committed, Committed::Record { decision: None, unproved_approval: Some(_), .. }));
+        assert_ne!((statement.active.status, statement.approved.status), (Truth::True, Truth::True));
         let mut later = World { guarded: true, ..unguarded };
         assert!(decide(&later.glance()).is_empty() || later.secret == Some(("4", SHORT)));
         edit(&mut later, |object| object.hold = None);
@@ -325,27 +334,6 @@ fn an_approval_that_nobody_guarded_never_counts() {
 }
 
 #[test]
-fn nor_does_it_count_when_the_record_tells_nothing_of_it_any_more() {
-    let object = Object { approved: Some(true), ..object() };
-    let unguarded = World { object: Some(object), secret: Some(("1", VALUE)), record: None, guarded: false }.settle().0;
-    let record = unguarded.record.clone().unwrap();
-    let out_of_scope = Stored { record: record.clone().out_of_scope(), ..record.clone() };
-    let edited = Stored { intact: false, ..record };
-    for record in [None, Some(out_of_scope), Some(edited)] {
-        let mut later = World { record, guarded: true, ..unguarded.clone() };
-        later.object.as_mut().unwrap().says_unproved = true;
-        let settled = later.settle().0;
-        assert!(settled.live().unwrap().is_unproved(), "{:?}", settled.record);
-        // The status may be behind what was recorded: a decision against it was.
-        let mut anew = settled;
-        edit(&mut anew, |object| object.approved = Some(false));
-        anew = anew.settle().0;
-        edit(&mut anew, |object| object.approved = Some(true));
-        assert_eq!(anew.settle().0.live().unwrap().state, State::Approved);
-    }
-}
-
-#[test]
 fn another_stamp_alone_is_no_second_thought() {
     let approved = Object { approved: Some(true), decided_by: Some("alice".into()), ..object() };
     let world = World { object: Some(approved), secret: Some(("1", VALUE)), record: None, guarded: true };
@@ -356,10 +344,10 @@ fn another_stamp_alone_is_no_second_thought() {
     };
     let mut revoked = world.settle().0;
     let stored = revoked.record.as_mut().unwrap();
-    stored.record.revocation = Some(Revocation { at: Timestamp::UNIX_EPOCH, reason: "INC-1".into(), generation: 1 });
+    stored.record.revocation = Some(Revocation { at: Timestamp::UNIX_EPOCH, reason: "INC-1".into(), disapproved: false });
     stored.record.state = State::Revoked;
     assert_eq!(restamped(revoked).state, State::Revoked);
-    assert!(restamped(World { guarded: false, ..world }.settle().0).is_unproved());
+    assert!(restamped(World { guarded: false, ..world }.settle().0).unproved_approval.is_some());
 }
 
 #[test]
@@ -375,8 +363,8 @@ fn what_changes_about_an_approved_consumer_is_guarded_too() {
         edit(&mut world, change);
         world.settle().0.live().unwrap().clone()
     };
-    assert!(then(|object| object.consumer_name = "Another".into()).is_unproved());
-    assert!(then(|object| object.secret_ref.name = "another".into()).is_unproved());
+    assert!(then(|object| object.consumer_name = "Another".into()).unproved_approval.is_some());
+    assert!(then(|object| object.secret_ref.name = "another".into()).unproved_approval.is_some());
     assert_eq!(then(|object| object.hold = Some("leaked".into())).state, State::OnHold);
     // No decision, so no new generation: whatever the annotation says then was put there past the policies.
     let mut forged = approved().settle().0;
@@ -439,62 +427,100 @@ fn what_is_gone_is_removed_and_leaves_a_tombstone_before_its_finalizer() {
 }
 
 #[test]
-fn a_revocation_is_lifted_only_by_a_later_approval() {
-    let mut lifted = 0;
+fn a_revocation_ends_by_an_approval_after_a_disapproval_was_seen() {
+    let mut ended = 0;
     for (before, after, _) in all().filter(|(before, ..)| is_kept(before)) {
-        let Some(stored) = before.record.as_ref().filter(|stored| stored.record.revocation.is_some()) else { continue };
-        let revoked = &stored.record;
-        let (object, record) = (before.object.as_ref().unwrap(), after.live().unwrap());
-        if record.revocation.is_none() {
-            lifted += 1;
-            assert!(stored.intact && !revoked.is_removed() && revoked.state != State::OutOfScope, "nobody decided anew");
-            assert_eq!(object.approved, Some(true));
-            assert!(object.generation > revoked.generation);
-            assert_ne!(revoked.decision.as_ref().map(|d| d.approved), Some(true), "the same approval again is no new one");
-        } else {
-            assert_eq!(record.state, State::Revoked);
+        let Some(stored) = before.record.as_ref() else { continue };
+        let Some(revocation) = &stored.record.revocation else { continue };
+        let (approved, record) = (before.object.as_ref().unwrap().approved, after.live().unwrap());
+        let was_seen = stored.intact && stored.record.state == State::Revoked && revocation.disapproved;
+        match &record.revocation {
+            None => {
+                ended += 1;
+                assert!(was_seen && approved == Some(true), "{stored:?}");
+            }
+            Some(kept) => {
+                assert!(!was_seen || approved != Some(true), "{stored:?}");
+                assert_eq!(record.state, State::Revoked);
+                assert_eq!(kept.disapproved, approved == Some(false) || was_seen);
+            }
         }
     }
-    assert!(lifted > 0);
+    assert!(ended > 0);
 }
 
-/// What the contract says about an object whose record is in step, as `(Ready, Approved, Stalled)`.
-fn expected(before: &World, record: &Record) -> (Reason, Reason, bool) {
-    let object = before.object.as_ref().unwrap();
-    let decided = match (record.revocation.is_some(), &object.hold, object.approved) {
-        (true, ..) => Reason::Revoked,
-        (false, Some(_), _) => Reason::OnHold,
-        (false, None, Some(true)) => Reason::Approved,
-        (false, None, Some(false)) => Reason::Disapproved,
-        (false, None, None) => Reason::AwaitingApproval,
-    };
-    match before.secret {
-        None => (Reason::SecretNotFound, Reason::SecretNotFound, false),
-        Some((_, SHORT)) => (Reason::SecretTooShort, Reason::SecretTooShort, true),
-        Some(_) if decided == Reason::Revoked => (Reason::Revoked, Reason::Revoked, true),
-        Some(_) => (Reason::Synced, decided, false),
+#[test]
+fn a_secret_that_cannot_be_asked_for_is_not_gone() {
+    let mut kept = 0;
+    for (before, ..) in all().filter(|(before, ..)| is_kept(before)) {
+        let unknown = before.observed(SecretSeen::Unknown);
+        let Some(stored) = before.record.as_ref().filter(|stored| stored.admits()) else { continue };
+        let plan = decide(&unknown);
+        let is_shut = before.object.as_ref().unwrap().is_shut();
+        assert_eq!(plan.closing(&unknown).is_some(), is_shut, "{plan:?}");
+        for effect in &plan.effects {
+            if let Effect::WriteRecord(draft) = effect {
+                assert_eq!(draft.secret, SecretDraft::Keep(stored.record.secret_source.clone()));
+                kept += 1;
+            }
+        }
     }
+    assert!(kept > 100, "{kept}");
+}
+
+/// What the contract says about an object whose record is in step, as `(Ready, Active, Approved, Stalled)`.
+fn expected(before: &World, record: &Record) -> (Reason, Reason, Reason, bool) {
+    let object = before.object.as_ref().unwrap();
+    let decided = match object.approved {
+        Some(true) if record.unproved_approval.is_some() => Reason::ApprovalUnproved,
+        Some(true) => Reason::Approved,
+        Some(false) => Reason::Disapproved,
+        None => Reason::AwaitingApproval,
+    };
+    let secret = match before.secret {
+        None => Reason::SecretNotFound,
+        Some((_, SHORT)) => Reason::SecretTooShort,
+        Some(_) => Reason::Accepted,
+    };
+    let ready = if secret == Reason::Accepted { Reason::Synced } else { secret };
+    let active = match (&object.hold, secret, decided) {
+        (Some(_), ..) => Reason::OnHold,
+        (None, Reason::Accepted, Reason::Approved) => Reason::Active,
+        (None, Reason::Accepted, _) => decided,
+        (None, ..) => secret,
+    };
+    if record.revocation.is_some() {
+        return (Reason::Revoked, Reason::Revoked, Reason::Revoked, true);
+    }
+    (ready, active, decided, secret == Reason::SecretTooShort)
 }
 
 #[test]
 fn the_statement_is_what_the_contract_says() {
-    for (before, after, _) in all() {
-        let outcome = Outcome { record: after.record.clone(), ..Outcome::default() };
-        let conclusion = conclude(&before.look(), &outcome);
-        assert_eq!(conclusion.again, Again::AtChange);
-        if !is_kept(&before) {
-            let foreign = before.object.as_ref().is_some_and(|object| !object.deleting);
-            assert_eq!(conclusion.statement.map(|statement| statement.ready.reason), foreign.then_some(Reason::ForeignKey));
-            continue;
+    for guarded in [true, false] {
+        for (before, ..) in all() {
+            let before = World { guarded, ..before };
+            let (after, _) = before.settle();
+            let outcome = Outcome { record: after.record.clone(), ..Outcome::default() };
+            let conclusion = conclude(&before.look(), &outcome);
+            assert_eq!(conclusion.again, Again::AtChange);
+            if !is_kept(&before) {
+                let foreign = before.object.as_ref().is_some_and(|object| !object.deleting);
+                assert_eq!(conclusion.statement.map(|statement| statement.ready.reason), foreign.then_some(Reason::ForeignKey));
+                continue;
+            }
+            let (statement, record) = (conclusion.statement.unwrap(), after.live().unwrap());
+            let (ready, active, approved, stalled) = expected(&before, record);
+            let reasons = (statement.ready.reason, statement.active.reason, statement.approved.reason);
+            assert_eq!(reasons, (ready, active, approved));
+            assert_eq!(statement.ready.status == Truth::True, ready == Reason::Synced);
+            assert_eq!(statement.active.status == Truth::True, after.record.as_ref().is_some_and(Stored::admits));
+            assert_eq!(statement.approved.status == Truth::True, approved == Reason::Approved);
+            assert_eq!(statement.stalled.is_some(), stalled);
+            let (key, state, unproved_approval) = (record.consumer_key.clone(), record.state, record.unproved_approval);
+            let decision = record.decision.clone().filter(|_| unproved_approval.is_none());
+            assert_eq!(statement.committed, Committed::Record { key, state, decision, unproved_approval });
         }
-        let (statement, record) = (conclusion.statement.unwrap(), after.live().unwrap());
-        let (ready, approved, stalled) = expected(&before, record);
-        assert_eq!((statement.ready.reason, statement.approved.reason), (ready, approved));
-        assert_eq!(statement.ready.status == Truth::True, ready == Reason::Synced);
-        assert_eq!(statement.approved.status == Truth::True, after.record.as_ref().is_some_and(Stored::admits));
-        assert_eq!(statement.stalled.is_some(), stalled);
-        let (key, state, decision) = (record.consumer_key.clone(), record.state, record.decision.clone());
-        assert_eq!(statement.committed, Committed::Record { key, state, decision });
     }
 }
 
@@ -568,7 +594,8 @@ fn failures_claim_nothing() {
             assert_eq!(conclusion.statement.as_ref().map(|statement| statement.ready.reason), reason);
             if let Some(statement) = conclusion.statement {
                 assert_ne!(statement.ready.status, Truth::True);
-                assert_ne!(statement.approved.status, Truth::True);
+                assert_ne!(statement.active.status, Truth::True);
+                assert_eq!(statement.approved.status, Truth::Unknown);
                 assert!(!matches!(statement.committed, Committed::Record { .. }));
             }
         }

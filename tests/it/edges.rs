@@ -7,7 +7,7 @@ use oauthconsumer_operator::consumer::{Owner, State};
 use oauthconsumer_operator::controller;
 use serde_json::json;
 
-use crate::support::{Cluster, FaultyStore, Operator, TestStore, condition, eventually, is, on_both_stores, says};
+use crate::support::{Cluster, FaultyStore, Operator, Records, TestStore, condition, eventually, is, on_both_stores, says};
 
 on_both_stores!(
     deletion_waits_visibly_for_the_store_and_finishes_by_itself,
@@ -53,7 +53,7 @@ async fn an_object_without_a_record_leaves_a_tombstone(store: TestStore) {
     faulty.set_down(false);
     cluster.gone(&object).await;
     let cluster_id = controller::cluster_uid(&cluster.client).await.unwrap();
-    let tombstone = store.store.by_owner(&Owner { cluster_id, uid: object.uid().unwrap() }).await.unwrap().unwrap();
+    let tombstone = store.store.find(&Owner { cluster_id, uid: object.uid().unwrap() }).await.unwrap();
     assert_eq!(tombstone.record.state, State::Removed);
     operator.stop().await;
 }

@@ -9,7 +9,7 @@ use oauthconsumer_operator::signin::Settings;
 use oauthconsumer_operator::store::{self, Access, ConsumerStore};
 
 use crate::support::{
-    Check, Companion, FaultyStore, Proxy, TestStore, approved, eventually, on_both_stores, put, record, unlimited,
+    Check, Companion, FaultyStore, Proxy, Records, TestStore, approved, eventually, on_both_stores, put, record, unlimited,
 };
 
 on_both_stores!(
@@ -29,7 +29,7 @@ const SECRET: &str = "a secret, long enough for all";
 const NOBODY: &str = "00000000-0000-5000-8000-000000000000";
 
 async fn set_state(store: &dyn ConsumerStore, state: State) {
-    let stored = store.by_owner(&approved("jazz", SECRET).owner).await.unwrap().unwrap();
+    let stored = store.find(&approved("jazz", SECRET).owner).await.unwrap();
     put(store, Record { state, ..stored.record }).await;
 }
 
@@ -129,7 +129,7 @@ async fn a_removal_is_not_missed_when_its_tombstone_is_gone(store: TestStore) {
     eventually("the proof is too old", || async { !check.directory.is_current() }).await;
     assert_eq!(check.metrics.feed_loads.get(), loads);
 
-    let removed = store.store.by_owner(&approved("jazz", SECRET).owner).await.unwrap().unwrap().record.removed();
+    let removed = store.store.find(&approved("jazz", SECRET).owner).await.unwrap().record.removed();
     put(&*store.store, removed).await;
     store.sql("DELETE FROM oauth_consumers WHERE uid = 'jazz'").await;
     faulty.stall_feed(false);

@@ -79,7 +79,7 @@ async fn healthy_is_what_needs_nothing_but_a_decision() {
     assert!(awaiting.starts_with("Healthy | AwaitingApproval: nobody has decided yet"), "{awaiting}");
     cluster.edit("jazz", json!({ "approved": true })).await;
     assert_eq!(health(&jazz("Approved", "True/Approved").await), "Healthy | Approved: sign-in is allowed");
-    cluster.edit("jazz", json!({ "hold": "leaked, INC-1234" })).await;
+    cluster.edit("jazz", json!({ "hold": { "reason": "leaked, INC-1234" } })).await;
     let held = health(&jazz("Approved", "False/OnHold").await);
     assert!(held.starts_with("Healthy | OnHold: on hold: leaked, INC-1234"), "{held}");
     cluster.edit("jazz", json!({ "approved": false, "hold": null })).await;

@@ -30,7 +30,7 @@ fn key(object: &OAuthConsumer) -> String {
 }
 
 fn state(object: &OAuthConsumer) -> String {
-    format!("{:?}", object.status.as_ref().and_then(|status| status.state).expect("no state in status"))
+    object.status.as_ref().and_then(|status| status.state.clone()).expect("no state in status")
 }
 
 async fn the_whole_life_of_a_consumer(store: TestStore) {
@@ -130,14 +130,14 @@ async fn a_hold_beats_an_approval(store: TestStore) {
     let cluster = Cluster::new().await;
     let operator = Operator::start(&cluster, store.store.clone()).await;
     cluster.secret("held-oauth", SECRET).await;
-    cluster.consumer("held", json!({ "approved": true, "hold": "leaked, INC-1234" })).await;
+    cluster.consumer("held", json!({ "approved": true, "hold": { "reason": "leaked, INC-1234" } })).await;
     let held = cluster.wait("held", "OnHold", is("Approved", "False/OnHold")).await;
     assert_eq!((state(&held).as_str(), condition(&held, "Ready").as_str()), ("OnHold", "True/Synced"));
     assert!(says(&held, "Approved", "leaked, INC-1234"));
     assert!(!operator.admits(&key(&held), SECRET).await);
 
     // Longer than an event can say.
-    cluster.edit("held", json!({ "hold": "ü".repeat(1024) })).await;
+    cluster.edit("held", json!({ "hold": { "reason": "ü".repeat(1024) } })).await;
     cluster.wait("held", "the longer hold", |object| says(object, "Approved", &"ü".repeat(1024))).await;
     cluster.edit("held", json!({ "hold": null })).await;
     cluster.wait("held", "Approved", is("Approved", "True/Approved")).await;

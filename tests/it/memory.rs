@@ -8,7 +8,7 @@ use oauthconsumer_operator::consumer::{HashCost, Record, State};
 use oauthconsumer_operator::hashing::HashPool;
 use oauthconsumer_operator::signin::Settings;
 
-use crate::support::{CHEAP, Check, TestStore, approved, eventually, on_both_stores, put, unlimited, with_cost};
+use crate::support::{CHEAP, Check, Records, TestStore, approved, eventually, on_both_stores, put, unlimited, with_cost};
 
 on_both_stores!(
     a_consumer_that_is_known_costs_no_look_and_no_hash,
@@ -65,7 +65,7 @@ async fn a_known_secret_outlives_a_rename_and_not_a_rotation(store: TestStore) {
     check.is_current().await;
     assert!(check.admits(&key, SECRET).await);
 
-    let before = store.store.by_owner(&approved("jazz", SECRET).owner).await.unwrap().unwrap();
+    let before = store.store.find(&approved("jazz", SECRET).owner).await.unwrap();
     put(&*store.store, Record { name: "Renamed".into(), generation: 4, ..before.record }).await;
     eventually("the new name is seen", || async {
         let answer = check.ask(&[("authorization", crate::support::basic(&key, SECRET).as_bytes())]).await;
@@ -91,7 +91,7 @@ async fn a_cheap_hash_is_renewed_when_its_secret_is_seen(store: TestStore) {
     eventually("it is renewed", || async { phc().await.contains("m=64,t=2") }).await;
     assert!(check.admits(&key, SECRET).await);
     assert!(!check.admits(&key, WRONG).await);
-    let stored = store.store.by_owner(&approved("jazz", SECRET).owner).await.unwrap().unwrap();
+    let stored = store.store.find(&approved("jazz", SECRET).owner).await.unwrap();
     assert!(stored.admits() && stored.version == 2, "one write, and a checksum that fits");
 }
 
@@ -111,7 +111,7 @@ async fn a_disapproval_while_a_hash_waits_is_refused(store: TestStore) {
     // The one waits for the thread, the others for their turn after it.
     let waiting: Vec<_> = (0..5).map(|_| ask(key.clone())).collect();
     eventually("all have looked", || async { check.metrics.signin_looks.get() == 6 }).await;
-    let before = store.store.by_owner(&approved("jazz", SECRET).owner).await.unwrap().unwrap();
+    let before = store.store.find(&approved("jazz", SECRET).owner).await.unwrap();
     put(&*store.store, Record { state: State::Disapproved, ..before.record }).await;
     assert_eq!(busy.await.unwrap(), StatusCode::OK);
     // 503 to those who waited for too long.

@@ -383,7 +383,7 @@ async fn a_stamp_cannot_be_forged() {
     cluster.consumer("jazz", json!({ "approved": true })).await;
     let plain = PatchParams::default();
     // Alone, with a change of something else, and on the way through status.
-    for patch in [json!({ "metadata": forged() }), json!({ "metadata": forged(), "spec": { "hold": "leaked" } })] {
+    for patch in [json!({ "metadata": forged() }), json!({ "metadata": forged(), "spec": { "hold": { "reason": "leaked" } } })] {
         let refused = consumers.patch("jazz", &plain, &Patch::Merge(patch)).await.unwrap_err().to_string();
         assert!(refused.contains("set by the API server only"), "{refused}");
     }

@@ -16,7 +16,7 @@ async fn every_refusal_is_the_same() {
         ("approved", json!({ "approved": true })),
         ("awaiting", json!({})),
         ("disapproved", json!({ "approved": false })),
-        ("held", json!({ "approved": true, "hold": "leaked" })),
+        ("held", json!({ "approved": true, "hold": { "reason": "leaked" } })),
         ("deleted", json!({ "approved": true })),
         ("secretless", json!({ "approved": true, "secretRef": { "name": "nowhere" } })),
     ];

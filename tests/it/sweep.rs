@@ -7,7 +7,7 @@ use oauthconsumer_operator::controller::{self, Settings};
 use oauthconsumer_operator::telemetry::Effects;
 use serde_json::json;
 
-use crate::support::{Cluster, FaultyStore, Operator, TestStore, eventually, is, on_both_stores};
+use crate::support::{Cluster, FaultyStore, Operator, Records, TestStore, eventually, is, on_both_stores};
 
 on_both_stores!(
     an_edited_record_is_refused_at_once_and_put_right,
@@ -162,12 +162,12 @@ async fn after_a_restore_of_the_cluster_hashes_are_checked_once(store: TestStore
     for name in ["one", "two"] {
         let uid = cluster.get(name).await.uid().unwrap();
         let owner = Owner { cluster_id: controller::cluster_uid(&cluster.client).await.unwrap(), uid };
-        let stored = store.store.by_owner(&owner).await.unwrap().unwrap();
+        let stored = store.store.find(&owner).await.unwrap();
         let mut record = stored.record;
         if name == "one" {
             record.secret_source.as_mut().unwrap().resource_version = "99999999999".into();
         }
-        store.store.write(record, Some(stored.version), jiff::Timestamp::now()).await.unwrap();
+        store.store.replace(record, stored.version).await.unwrap();
     }
     let operator = Operator::start(&cluster, store.store.clone()).await;
     eventually("every hash is compared with its Secret", || async { operator.count(Effects::SecretHashed) == 2 }).await;

@@ -1,4 +1,5 @@
-//! The command line. Every flag has an environment variable: `OAUTHCONSUMER_` and its name.
+//! The command line. Every flag has an environment variable, `OAUTHCONSUMER_` and its name; but for those that destroy something,
+//! which are typed.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -32,8 +33,8 @@ pub enum Command {
     Controller(ControllerOnly),
     /// Runs the sign-in check alone. It needs nothing but the store; run as many as you like.
     Signin(SigninOnly),
-    /// Ends a consumer's sign-in at once, in the store alone: for when the API server cannot be reached. It stays revoked until
-    /// its object is disapproved and then approved again.
+    /// Ends a consumer's sign-in at once, in the store alone: for when the API server cannot be reached. It stays revoked until a
+    /// controller has seen its object disapproved after that, and then approved.
     Revoke(RevokeOptions),
     /// Says whether this installation can be uninstalled: not while there are consumers, whose finalizers nobody would take off.
     /// The chart's hook runs it.
@@ -80,7 +81,7 @@ pub struct RevokeOptions {
     pub key: ConsumerKey,
 
     /// Why, in a few words: it is shown in the object's status.
-    #[arg(long, env = "OAUTHCONSUMER_REASON", value_name = "TEXT", value_parser = reason)]
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
     pub reason: String,
 
     #[command(flatten)]
@@ -91,7 +92,7 @@ pub struct RevokeOptions {
 pub struct CleanupOptions {
     /// Lets all consumers go instead: takes the operator's finalizer off them, once the controllers have stopped. The consumers
     /// stay until they are deleted, and so do their records in the store.
-    #[arg(long, env = "OAUTHCONSUMER_FORCE")]
+    #[arg(long)]
     pub force: bool,
 
     /// The namespaces to look at, separated by commas. All of them unless given.

@@ -208,15 +208,19 @@ pub fn revoke(options: &RevokeOptions) -> Outcome {
         let record = store::revoke(&*store, &options.key, &options.reason).await?;
         let (namespace, object) = (&record.namespace, &record.object);
         println!("revoked {}: {} ({namespace}/{object})", options.key, record.name);
-        println!("Sign-in is refused within a second, until the object is disapproved and then approved again:");
+        println!("Sign-in is refused within a second. To allow it again, once the cause is mended:");
         for approved in [false, true] {
-            println!("  kubectl -n {namespace} patch oauthconsumer {object} --type merge -p 'spec: {{approved: {approved}}}'");
+            println!(
+                "  kubectl -n {namespace} patch oauthconsumer {object} --field-manager oauthconsumers-approval --type merge \
+                 -p 'spec: {{approved: {approved}}}'"
+            );
             if !approved {
                 println!(
                     "  kubectl -n {namespace} wait --for=jsonpath='{{.status.decision.approved}}'=false oauthconsumer/{object}"
                 );
             }
         }
+        println!("If Git sets spec.approved, set spec.hold first: the next sync would approve it again (docs/revocation.md).");
         store.close().await;
         Ok(())
     })

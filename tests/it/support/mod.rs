@@ -16,7 +16,7 @@ pub use cluster::{Cluster, client_of, condition, eventually, is, kubeconfig, kub
 pub use companion::Companion;
 pub use operator::Operator;
 pub use proxy::Proxy;
-pub use records::{CHEAP, approved, now, put, record, with_cost};
+pub use records::{CHEAP, Records, approved, now, put, record, with_cost};
 pub use stores::{FaultyStore, Gate, TestStore};
 
 /// Runs a test once on SQLite and once on PostgreSQL.

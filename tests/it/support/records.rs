@@ -2,9 +2,9 @@
 
 use jiff::Timestamp;
 use oauthconsumer_operator::consumer::{
-    ConsumerKey, Decision, HashCost, HashMemory, Owner, Phc, Record, SecretOutcome, SecretSource, SecretValue, State,
+    ConsumerKey, Decision, HashCost, HashMemory, Owner, Phc, Record, SecretOutcome, SecretSource, SecretValue, State, Stored,
 };
-use oauthconsumer_operator::store::ConsumerStore;
+use oauthconsumer_operator::store::{ConsumerStore, Replaces, StoreError};
 
 /// As cheap as argon2 allows: 32 KiB, about 50 µs.
 pub const CHEAP: HashCost = HashCost { memory: 32, passes: 1, lanes: 1 };
@@ -21,6 +21,7 @@ pub fn record(uid: &str) -> Record {
         generation: 3,
         state: State::Approved,
         decision: Some(Decision { approved: true, by: Some("alice".into()), at: now(), generation: 2 }),
+        unproved_approval: None,
         hold: None,
         revocation: None,
         secret_source: Some(SecretSource {
@@ -30,6 +31,7 @@ pub fn record(uid: &str) -> Record {
             resource_version: "4711".into(),
         }),
         secret: SecretOutcome::Accepted(Phc::stored("$argon2id$v=19$m=32,t=1,p=1$c29tZXNhbHQ$Rdescudvih8".into())),
+        secret_floor: 16,
     }
 }
 
@@ -45,10 +47,38 @@ pub fn with_cost(uid: &str, secret: &str, cost: HashCost) -> Record {
     Record { secret: SecretOutcome::Accepted(phc), ..record(uid) }
 }
 
+/// Records of a store, without the pieces that only controllers need.
+#[allow(async_fn_in_trait, reason = "for tests alone")]
+pub trait Records {
+    /// The record of this object.
+    async fn find(&self, owner: &Owner) -> Option<Stored>;
+
+    /// Writes a record where there is none now.
+    async fn insert(&self, record: Record) -> Result<Stored, StoreError>;
+
+    /// Writes a record over this version.
+    async fn replace(&self, record: Record, version: i64) -> Result<Stored, StoreError>;
+}
+
+impl<S: ConsumerStore + ?Sized> Records for S {
+    async fn find(&self, owner: &Owner) -> Option<Stored> {
+        self.by_owner(owner).await.unwrap().1
+    }
+
+    async fn insert(&self, record: Record) -> Result<Stored, StoreError> {
+        let head = self.head().await?;
+        self.write(record, Replaces::NothingAt(head), now()).await
+    }
+
+    async fn replace(&self, record: Record, version: i64) -> Result<Stored, StoreError> {
+        self.write(record, Replaces::Version(version), now()).await
+    }
+}
+
 /// Writes a record as it is to be now, whatever it was before.
 pub async fn put(store: &dyn ConsumerStore, record: Record) {
-    let before = store.by_owner(&record.owner).await.unwrap().map(|stored| stored.version);
-    store.write(record, before, now()).await.unwrap();
+    let (head, before) = store.by_owner(&record.owner).await.unwrap();
+    store.write(record, Replaces::what_was_read(before.as_ref(), &head), now()).await.unwrap();
 }
 
 /// Any time.

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use oauthconsumer_operator::consumer::{ConsumerKey, Owner, Record, Stored};
-use oauthconsumer_operator::store::{self, Access, Change, ConsumerStore, Head, StoreError};
+use oauthconsumer_operator::store::{
+    self, Access, Change, ConsumerStore, Controller, Found, Head, KeepTombstones, OpenRecords, Replaces, StoreError,
+};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 use tempfile::{NamedTempFile, TempDir};
 use tokio::sync::Notify;
@@ -271,7 +273,7 @@ impl FaultyStore {
 
 #[async_trait]
 impl ConsumerStore for FaultyStore {
-    async fn by_owner(&self, owner: &Owner) -> Result<Option<Stored>, StoreError> {
+    async fn by_owner(&self, owner: &Owner) -> Result<Found, StoreError> {
         self.up()?;
         self.read_gate.pass().await;
         if self.stall.lock().unwrap().contains(&owner.uid) {
@@ -288,12 +290,12 @@ impl ConsumerStore for FaultyStore {
         self.inner.by_key(key).await
     }
 
-    async fn live(&self, cluster_id: &str, installation: &str) -> Result<Vec<Stored>, StoreError> {
+    async fn live(&self, cluster_id: &str) -> Result<Vec<Stored>, StoreError> {
         self.up()?;
-        self.inner.live(cluster_id, installation).await
+        self.inner.live(cluster_id).await
     }
 
-    async fn write(&self, record: Record, replaces: Option<i64>, now: Timestamp) -> Result<Stored, StoreError> {
+    async fn write(&self, record: Record, replaces: Replaces, now: Timestamp) -> Result<Stored, StoreError> {
         self.up()?;
         self.writes.fetch_add(1, Ordering::SeqCst);
         self.write_gate.pass().await;
@@ -309,9 +311,29 @@ impl ConsumerStore for FaultyStore {
         self.inner.forget_secret_versions(cluster_id, now).await
     }
 
-    async fn drop_tombstones(&self, cluster_id: &str, installation: &str, before: Timestamp) -> Result<usize, StoreError> {
+    async fn drop_tombstones(&self, cluster_id: &str, keep: &KeepTombstones) -> Result<usize, StoreError> {
         self.up()?;
-        self.inner.drop_tombstones(cluster_id, installation, before).await
+        self.inner.drop_tombstones(cluster_id, keep).await
+    }
+
+    async fn check_in(&self, controller: &Controller, now: Timestamp) -> Result<(), StoreError> {
+        self.up()?;
+        self.inner.check_in(controller, now).await
+    }
+
+    async fn check_out(&self, instance: &str) -> Result<(), StoreError> {
+        self.up()?;
+        self.inner.check_out(instance).await
+    }
+
+    async fn controllers(&self) -> Result<Vec<(Controller, i64)>, StoreError> {
+        self.up()?;
+        self.inner.controllers().await
+    }
+
+    async fn open_records(&self) -> Result<Vec<OpenRecords>, StoreError> {
+        self.up()?;
+        self.inner.open_records().await
     }
 
     async fn vouch(&self, cluster_id: &str, installation: &str, incarnation: &str) -> Result<(), StoreError> {

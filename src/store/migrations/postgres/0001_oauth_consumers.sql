@@ -10,9 +10,11 @@ CREATE TABLE oauth_consumers (
     generation              BIGINT  NOT NULL,
     state                   TEXT    NOT NULL CHECK (state IN
         ('AwaitingApproval', 'Approved', 'Disapproved', 'OnHold', 'Revoked', 'OutOfScope', 'Removed')),
+    unproved_generation     BIGINT,
     hold                    TEXT,
     phc                     TEXT,
     secret_problem          TEXT,
+    secret_floor            BIGINT  NOT NULL,
     secret_name             TEXT,
     secret_key              TEXT,
     secret_uid              TEXT,
@@ -23,9 +25,8 @@ CREATE TABLE oauth_consumers (
     decision_generation     BIGINT,
     revoked_at              TEXT,
     revoked_reason          TEXT,
-    revoked_generation      BIGINT,
-    previous_phc            TEXT,
-    previous_phc_until      TEXT,
+    revoked_disapproved     BOOLEAN,
+    reserved                BOOLEAN NOT NULL,
     updated_at              TEXT    NOT NULL,
     version                 BIGINT  NOT NULL,
     checksum                TEXT    NOT NULL,
@@ -34,39 +35,123 @@ CREATE TABLE oauth_consumers (
     CHECK ((phc IS NULL) <> (secret_problem IS NULL))
 );
 CREATE INDEX oauth_consumers_change ON oauth_consumers (change);
+CREATE INDEX oauth_consumers_tombstones ON oauth_consumers (cluster_id, change) WHERE state = 'Removed';
 
 -- What may sign in, for the server's own code.
 CREATE VIEW oauth_consumers_signin AS
     SELECT consumer_key, name, namespace, phc FROM oauth_consumers WHERE state = 'Approved' AND phc IS NOT NULL;
 
--- The feed: `head` grows with every change of a row, in commit order, whoever makes it; `change` is the head at which a row
--- was last changed; `reload` is the head below which a reader has to start over, because a key is gone.
+-- The feed: `head` grows with every change of a row, in commit order, whatever makes it; `change` is the head at which a row was last
+-- changed; `reload` is the head below which a reader has to start over, because a key is gone; `resynced` is the head at which
+-- `resyncs` was last written.
 CREATE TABLE feed (
     id       INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
     store_id TEXT    NOT NULL,
     head     BIGINT  NOT NULL,
-    reload   BIGINT  NOT NULL
+    reload   BIGINT  NOT NULL,
+    resynced BIGINT  NOT NULL
 );
-INSERT INTO feed (id, store_id, head, reload) VALUES (1, gen_random_uuid()::text, 0, 0);
+INSERT INTO feed (id, store_id, head, reload, resynced) VALUES (1, gen_random_uuid()::text, 0, 0, 0);
 
--- Updating the one row of the feed makes writers wait for each other until they commit: so commit order is feed order.
+-- Which controller has compared which records with their objects. A store that was restored, or has failed over and lost its last
+-- commits, holds records that may be wrong: until the controller of an installation has compared them all, they admit nobody.
+CREATE TABLE resyncs (
+    cluster_id   TEXT NOT NULL,
+    installation TEXT NOT NULL,
+    incarnation  TEXT NOT NULL,
+    PRIMARY KEY (cluster_id, installation)
+);
+
+-- The controllers that run: one row for each process. A row whose beat stands still is of a process that has ended.
+CREATE TABLE controllers (
+    instance     TEXT   NOT NULL PRIMARY KEY,
+    cluster_id   TEXT   NOT NULL,
+    installation TEXT   NOT NULL,
+    namespaces   TEXT   NOT NULL,
+    period_ms    BIGINT NOT NULL,
+    beat         BIGINT NOT NULL,
+    seen_at      TEXT   NOT NULL
+);
+
+-- Where the feed stands, and which life of the store this is: another server, database or table (a dump that was read back),
+-- timeline (a failover, a restore to a point in time) or start of the server (a snapshot of its disk) is another life. Fails on a
+-- standby, which is behind. `compared` tells whether any controller has compared its records in this life.
+CREATE VIEW feed_state AS
+    SELECT f.store_id, f.head, f.reload, f.resynced, l.incarnation, l.timeline,
+           EXISTS (SELECT 1 FROM resyncs r WHERE r.incarnation = l.incarnation) AS compared
+    FROM feed f,
+         (SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint AS timeline) t,
+         LATERAL (SELECT t.timeline,
+                         concat_ws('/', s.system_identifier, d.oid, 'feed'::regclass::oid, t.timeline,
+                                   extract(epoch FROM pg_postmaster_start_time())) AS incarnation
+                  FROM pg_control_system() s, pg_database d
+                  WHERE d.datname = current_database()) l
+    WHERE f.id = 1; -- there is no other, but the planner has to know
+
+-- A statement that writes records locks the feed's one row first, until it commits: so commit order is feed order. It then counts its
+-- rows in a setting of the transaction and writes the head once, because a row that is updated once for each of many thousand rows
+-- gets slower with each.
+CREATE FUNCTION oauth_consumers_counts() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('oauth_consumers.head', (SELECT head::text FROM feed WHERE id = 1 FOR UPDATE), true);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER oauth_consumers_counts BEFORE INSERT OR UPDATE OR DELETE ON oauth_consumers
+    FOR EACH STATEMENT EXECUTE FUNCTION oauth_consumers_counts();
+
 CREATE FUNCTION oauth_consumers_changed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    UPDATE feed SET head = head + 1 RETURNING head INTO NEW.change;
+    NEW.change = current_setting('oauth_consumers.head')::bigint + 1;
+    PERFORM set_config('oauth_consumers.head', NEW.change::text, true);
     IF TG_OP = 'UPDATE' AND NEW.consumer_key <> OLD.consumer_key THEN
-        UPDATE feed SET reload = head;
+        UPDATE feed SET reload = NEW.change;
     END IF;
-    PERFORM pg_notify('oauth_consumers', NEW.change::text);
     RETURN NEW;
 END $$;
 CREATE TRIGGER oauth_consumers_changed BEFORE INSERT OR UPDATE ON oauth_consumers
     FOR EACH ROW EXECUTE FUNCTION oauth_consumers_changed();
 
-CREATE FUNCTION oauth_consumers_deleted() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION oauth_consumers_counted() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    UPDATE feed SET head = head + 1, reload = head + 1;
-    PERFORM pg_notify('oauth_consumers', 'reload');
-    RETURN OLD;
+    UPDATE feed SET head = current_setting('oauth_consumers.head')::bigint
+        WHERE head <> current_setting('oauth_consumers.head')::bigint;
+    IF FOUND THEN
+        PERFORM pg_notify('oauth_consumers', current_setting('oauth_consumers.head'));
+    END IF;
+    RETURN NULL;
 END $$;
-CREATE TRIGGER oauth_consumers_deleted AFTER DELETE ON oauth_consumers
-    FOR EACH ROW EXECUTE FUNCTION oauth_consumers_deleted();
+CREATE TRIGGER oauth_consumers_counted AFTER INSERT OR UPDATE ON oauth_consumers
+    FOR EACH STATEMENT EXECUTE FUNCTION oauth_consumers_counted();
+
+-- A tombstone that goes is no news for readers that have seen it: it admitted nobody before. It is for those that have not, and for
+-- a controller that read the absence of a record before the tombstone was written: its insert names the head it read.
+CREATE FUNCTION oauth_consumers_deleted() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    gone BIGINT;
+    others BOOLEAN;
+BEGIN
+    SELECT max(change), bool_or(state <> 'Removed') INTO gone, others FROM deleted;
+    IF gone IS NOT NULL THEN
+        UPDATE feed SET head = head + 1, reload = CASE WHEN others THEN head + 1 ELSE greatest(reload, gone) END;
+        PERFORM pg_notify('oauth_consumers', 'reload');
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER oauth_consumers_deleted AFTER DELETE ON oauth_consumers REFERENCING OLD TABLE AS deleted
+    FOR EACH STATEMENT EXECUTE FUNCTION oauth_consumers_deleted();
+
+-- Readers start over, because what they may believe has changed.
+CREATE FUNCTION resyncs_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE feed SET head = head + 1, reload = head + 1, resynced = head + 1;
+    PERFORM pg_notify('oauth_consumers', 'reload');
+    RETURN NULL;
+END $$;
+CREATE TRIGGER resyncs_changed AFTER INSERT OR UPDATE OR DELETE ON resyncs
+    FOR EACH STATEMENT EXECUTE FUNCTION resyncs_changed();
+
+-- TRUNCATE runs no triggers of rows.
+CREATE TRIGGER oauth_consumers_truncated AFTER TRUNCATE ON oauth_consumers
+    FOR EACH STATEMENT EXECUTE FUNCTION resyncs_changed();
+CREATE TRIGGER resyncs_truncated AFTER TRUNCATE ON resyncs
+    FOR EACH STATEMENT EXECUTE FUNCTION resyncs_changed();

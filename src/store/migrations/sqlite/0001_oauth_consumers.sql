@@ -10,9 +10,11 @@ CREATE TABLE oauth_consumers (
     generation              INTEGER NOT NULL,
     state                   TEXT    NOT NULL CHECK (state IN
         ('AwaitingApproval', 'Approved', 'Disapproved', 'OnHold', 'Revoked', 'OutOfScope', 'Removed')),
+    unproved_generation     INTEGER,
     hold                    TEXT,
     phc                     TEXT,
     secret_problem          TEXT,
+    secret_floor            INTEGER NOT NULL,
     secret_name             TEXT,
     secret_key              TEXT,
     secret_uid              TEXT,
@@ -23,9 +25,8 @@ CREATE TABLE oauth_consumers (
     decision_generation     INTEGER,
     revoked_at              TEXT,
     revoked_reason          TEXT,
-    revoked_generation      INTEGER,
-    previous_phc            TEXT,
-    previous_phc_until      TEXT,
+    revoked_disapproved     INTEGER,
+    reserved                INTEGER NOT NULL,
     updated_at              TEXT    NOT NULL,
     version                 INTEGER NOT NULL,
     checksum                TEXT    NOT NULL,
@@ -34,20 +35,51 @@ CREATE TABLE oauth_consumers (
     CHECK ((phc IS NULL) <> (secret_problem IS NULL))
 ) STRICT;
 CREATE INDEX oauth_consumers_change ON oauth_consumers (change);
+CREATE INDEX oauth_consumers_tombstones ON oauth_consumers (cluster_id, change) WHERE state = 'Removed';
 
 -- What may sign in, for the server's own code.
 CREATE VIEW oauth_consumers_signin AS
     SELECT consumer_key, name, namespace, phc FROM oauth_consumers WHERE state = 'Approved' AND phc IS NOT NULL;
 
--- The feed: `head` grows with every change of a row, in commit order, whoever makes it; `change` is the head at which a row
--- was last changed; `reload` is the head below which a reader has to start over, because a key is gone.
+-- The feed: `head` grows with every change of a row, in commit order, whatever makes it; `change` is the head at which a row was last
+-- changed; `reload` is the head below which a reader has to start over, because a key is gone; `resynced` is the head at which
+-- `resyncs` was last written. A file cannot tell that it was restored: so a controller that opens one sets a new `opened`.
 CREATE TABLE feed (
     id       INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
     store_id TEXT    NOT NULL,
     head     INTEGER NOT NULL,
-    reload   INTEGER NOT NULL
+    reload   INTEGER NOT NULL,
+    resynced INTEGER NOT NULL,
+    opened   TEXT    NOT NULL
 ) STRICT;
-INSERT INTO feed (id, store_id, head, reload) VALUES (1, lower(hex(randomblob(16))), 0, 0);
+INSERT INTO feed (id, store_id, head, reload, resynced, opened) VALUES (1, lower(hex(randomblob(16))), 0, 0, 0, '');
+
+-- Which controller has compared which records with their objects. A store that was restored, or has failed over and lost its last
+-- commits, holds records that may be wrong: until the controller of an installation has compared them all, they admit nobody.
+CREATE TABLE resyncs (
+    cluster_id   TEXT NOT NULL,
+    installation TEXT NOT NULL,
+    incarnation  TEXT NOT NULL,
+    PRIMARY KEY (cluster_id, installation)
+) STRICT;
+
+-- The controllers that run: one row for each process. A row whose beat stands still is of a process that has ended.
+CREATE TABLE controllers (
+    instance     TEXT   NOT NULL PRIMARY KEY,
+    cluster_id   TEXT   NOT NULL,
+    installation TEXT   NOT NULL,
+    namespaces   TEXT   NOT NULL,
+    period_ms    INTEGER NOT NULL,
+    beat         INTEGER NOT NULL,
+    seen_at      TEXT   NOT NULL
+) STRICT;
+
+-- Where the feed stands, and which life of the store this is: a new one begins when a controller opens the file. `timeline` stays 0.
+-- `compared` tells whether any controller has compared its records in this life.
+CREATE VIEW feed_state AS
+    SELECT store_id, head, reload, resynced, store_id || '/' || opened AS incarnation, 0 AS timeline,
+           EXISTS (SELECT 1 FROM resyncs WHERE resyncs.incarnation = store_id || '/' || opened) AS compared
+    FROM feed;
 
 CREATE TRIGGER oauth_consumers_inserted AFTER INSERT ON oauth_consumers BEGIN
     UPDATE feed SET head = head + 1;
@@ -57,6 +89,20 @@ CREATE TRIGGER oauth_consumers_updated AFTER UPDATE ON oauth_consumers WHEN NEW.
     UPDATE feed SET head = head + 1, reload = CASE WHEN NEW.consumer_key = OLD.consumer_key THEN reload ELSE head + 1 END;
     UPDATE oauth_consumers SET change = (SELECT head FROM feed) WHERE consumer_key = NEW.consumer_key;
 END;
+
+-- A tombstone that goes is no news for readers that have seen it: it admitted nobody before. It is for those that have not, and for
+-- a controller that read the absence of a record before the tombstone was written: its insert names the head it read.
 CREATE TRIGGER oauth_consumers_deleted AFTER DELETE ON oauth_consumers BEGIN
-    UPDATE feed SET head = head + 1, reload = head + 1;
+    UPDATE feed SET head = head + 1, reload = CASE WHEN OLD.state = 'Removed' THEN max(reload, OLD.change) ELSE head + 1 END;
+END;
+
+-- Readers start over, because what they may believe has changed.
+CREATE TRIGGER resyncs_inserted AFTER INSERT ON resyncs BEGIN
+    UPDATE feed SET head = head + 1, reload = head + 1, resynced = head + 1;
+END;
+CREATE TRIGGER resyncs_updated AFTER UPDATE ON resyncs BEGIN
+    UPDATE feed SET head = head + 1, reload = head + 1, resynced = head + 1;
+END;
+CREATE TRIGGER resyncs_deleted AFTER DELETE ON resyncs BEGIN
+    UPDATE feed SET head = head + 1, reload = head + 1, resynced = head + 1;
 END;

@@ -1,0 +1,138 @@
+//! The controllers of the store: which of them run, and whose records are whose.
+//!
+//! Each says every period that it runs. Whether another one still does is told by its count alone, which goes on or stands still on
+//! our own clock: no clock of another machine is compared. A controller that stands still loses nothing by it but the name on records
+//! that this one looks after as well.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::{Context, now};
+use crate::consumer::Stored;
+use crate::store::{ConsumerStore, Controller, OpenRecords, StoreError};
+
+/// Periods without a sign of life after which a controller counts as ended.
+const MISSED: u32 = 3;
+
+/// Periods after which what it left behind is tidied up.
+const FORGOTTEN: u32 = 100;
+
+/// How long saying goodbye may take.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Which controllers run, as of the last look at the store.
+pub(super) struct Peers {
+    own: Controller,
+    /// All others, by instance; nothing before the first look.
+    others: Mutex<Option<HashMap<String, Peer>>>,
+}
+
+struct Peer {
+    controller: Controller,
+    beat: i64,
+    /// When this beat was first seen.
+    since: Instant,
+}
+
+/// Checks in every period until told to stop, and then out.
+pub(super) async fn run(ctx: Arc<Context>, shutdown: CancellationToken) {
+    let mut period = interval(ctx.peers.own.period);
+    period.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! { _ = period.tick() => {}, () = shutdown.cancelled() => break }
+        if let Err(error) = ctx.peers.refresh(&*ctx.store).await {
+            // Every reconcile says so, too.
+            debug!(%error, "this controller could not check in");
+        }
+    }
+    if !matches!(timeout(FAREWELL, ctx.store.check_out(&ctx.peers.own.instance)).await, Ok(Ok(()))) {
+        warn!("this controller could not check out; the others take it for running for {MISSED} periods more");
+    }
+}
+
+// === impl Peers ===
+
+impl Peers {
+    pub(super) fn new(own: Controller) -> Self {
+        Self { own, others: Mutex::default() }
+    }
+
+    /// Checks in, and looks who else does.
+    pub(super) async fn refresh(&self, store: &dyn ConsumerStore) -> Result<(), StoreError> {
+        store.check_in(&self.own, now()).await?;
+        let mut seen = store.controllers().await?;
+        seen.retain(|(controller, _)| controller.instance != self.own.instance);
+        for instance in self.take_in(seen) {
+            store.check_out(&instance).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes in who has checked in how often. Answers those that ended long ago.
+    fn take_in(&self, seen: Vec<(Controller, i64)>) -> Vec<String> {
+        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut before = others.take().unwrap_or_default();
+        let peers = seen.into_iter().map(|(controller, beat)| {
+            let since = before.remove(&controller.instance).filter(|peer| peer.beat == beat).map(|peer| peer.since);
+            let peer = Peer { beat, since: since.unwrap_or_else(Instant::now), controller };
+            (peer.controller.instance.clone(), peer)
+        });
+        let peers = others.insert(peers.collect());
+        let is_forgotten = |peer: &&Peer| peer.since.elapsed() > peer.controller.period * FORGOTTEN;
+        peers.values().filter(is_forgotten).map(|peer| peer.controller.instance.clone()).collect()
+    }
+
+    /// The installation that a record of this namespace is to name. That is this one, but where the namespace is not this one's, or
+    /// where the record names another one that runs and looks after it, too: two that wrote their names in turn would never end.
+    pub(super) fn keeper(&self, record: Option<&Stored>, namespace: &str) -> String {
+        let own = &self.own.installation;
+        let Some(recorded) = record.map(|stored| &stored.record.installation).filter(|recorded| *recorded != own) else {
+            return own.clone();
+        };
+        let is_kept = !self.own.covers(&self.own.cluster_id, namespace) || self.is_run_by_another(recorded, namespace);
+        if is_kept { recorded.clone() } else { own.clone() }
+    }
+
+    /// Whether this record is one that this installation has given up: it names this installation, and no process of it that runs
+    /// looks after the namespace.
+    pub(super) fn has_given_up(&self, stored: &Stored) -> bool {
+        let (recorded, namespace) = (&stored.record.installation, &stored.record.namespace);
+        *recorded == self.own.installation
+            && !self.own.covers(&self.own.cluster_id, namespace)
+            && !self.is_run_by_another(recorded, namespace)
+    }
+
+    /// The records that can sign in and that no running controller looks after. None before the first look.
+    pub(super) fn unattended(&self, open: Vec<OpenRecords>) -> Vec<OpenRecords> {
+        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(others) = others.as_ref() else { return Vec::new() };
+        let is_attended = |records: &OpenRecords| {
+            let covers = |controller: &Controller| controller.covers(&records.cluster_id, &records.namespace);
+            covers(&self.own) || others.values().any(|peer| peer.is_running() && covers(&peer.controller))
+        };
+        open.into_iter().filter(|records| !is_attended(records)).collect()
+    }
+
+    /// Whether another process of this installation runs and looks after the namespace; yes while that is not known.
+    fn is_run_by_another(&self, installation: &str, namespace: &str) -> bool {
+        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let keeps = |peer: &Peer| {
+            let controller = &peer.controller;
+            controller.installation == installation && controller.covers(&self.own.cluster_id, namespace) && peer.is_running()
+        };
+        others.as_ref().is_none_or(|others| others.values().any(keeps))
+    }
+}
+
+// === impl Peer ===
+
+impl Peer {
+    fn is_running(&self) -> bool {
+        self.since.elapsed() <= self.controller.period * MISSED
+    }
+}
