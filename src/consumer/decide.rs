@@ -1,7 +1,8 @@
 //! What is to be done for a consumer. Pure and total: the controller acts on it, the sweep asks it.
 
 use super::{
-    ConsumerKey, Decision, Object, Observed, Record, Revocation, SecretOutcome, SecretProblem, SecretSeen, SecretSource, State,
+    ConsumerKey, Decision, Object, Observed, Record, Revocation, SecretLimits, SecretOutcome, SecretProblem, SecretSeen,
+    SecretSource, State,
 };
 
 /// What is to be done, in this order; the first failure stops the rest.
@@ -186,7 +187,8 @@ impl Draft {
         let same_secret = match &self.secret {
             SecretDraft::Keep(source) => *source == record.secret_source,
             SecretDraft::Refuse(problem, source) => {
-                record.secret == SecretOutcome::Refused(*problem) && *source == record.secret_source
+                let same_floor = *problem != SecretProblem::TooShort || record.secret_floor == seen.limits.floor();
+                record.secret == SecretOutcome::Refused(*problem) && *source == record.secret_source && same_floor
             }
             SecretDraft::Accept(_) | SecretDraft::Unknown => false,
         };
@@ -254,8 +256,8 @@ fn secret(seen: &Observed, trusted: Option<&Record>) -> SecretDraft {
         SecretSeen::Unknown => trusted.map_or(SecretDraft::Unknown, |record| SecretDraft::Keep(record.secret_source.clone())),
         SecretSeen::Missing => SecretDraft::Refuse(SecretProblem::NotFound, None),
         SecretSeen::Read(source, Err(problem)) => SecretDraft::Refuse(*problem, Some(source.clone())),
-        // The floor is a setting: what was too short for the last process may do for this one, so it is read again.
-        SecretSeen::Unread(source) if recorded(source) && !trusted.is_some_and(is_too_short) => {
+        // The floor is a setting: what was too short under a higher one may do now, so it is read again.
+        SecretSeen::Unread(source) if recorded(source) && !trusted.is_some_and(|r| was_too_short(r, seen.limits)) => {
             SecretDraft::Keep(Some(source.clone()))
         }
         SecretSeen::Read(source, Ok(_))
@@ -267,6 +269,6 @@ fn secret(seen: &Observed, trusted: Option<&Record>) -> SecretDraft {
     }
 }
 
-fn is_too_short(record: &Record) -> bool {
-    record.secret == SecretOutcome::Refused(SecretProblem::TooShort)
+fn was_too_short(record: &Record, limits: SecretLimits) -> bool {
+    record.secret == SecretOutcome::Refused(SecretProblem::TooShort) && limits.floor() < record.secret_floor
 }

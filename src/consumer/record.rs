@@ -119,7 +119,7 @@ pub struct Record {
     pub secret_source: Option<SecretSource>,
     /// What came of it.
     pub secret: SecretOutcome,
-    /// [`SecretLimits::min`](super::SecretLimits::min) when the secret was accepted; 0 if there is no usable secret.
+    /// [`SecretLimits::min`](super::SecretLimits::min) when the Secret's value was judged; 0 if there was none.
     pub secret_floor: i64,
 }
 
@@ -192,6 +192,13 @@ impl Stored {
         let revocation = self.record.revocation.map(|revocation| Revocation { disapproved: false, ..revocation });
         let record = Record { state: State::OutOfScope, revocation, ..self.record };
         if self.intact { record } else { Record { decision: None, ..record }.without_secret() }
+    }
+
+    /// The record, revoked. Whatever it said before is no decision after this.
+    #[must_use]
+    pub fn revoked(self, reason: &str, at: Timestamp) -> Record {
+        let revocation = Revocation { at, reason: reason.to_owned(), disapproved: false };
+        Record { state: State::Revoked, revocation: Some(revocation), ..self.out_of_scope() }
     }
 
     /// Whether a consumer with the right secret may sign in.

@@ -56,6 +56,14 @@ impl Default for SecretLimits {
     }
 }
 
+impl SecretLimits {
+    /// The shortest accepted secret, as records keep it.
+    #[must_use]
+    pub fn floor(self) -> i64 {
+        i64::try_from(self.min).unwrap_or(i64::MAX)
+    }
+}
+
 // === impl SecretValue ===
 
 impl SecretValue {

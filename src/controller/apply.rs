@@ -79,11 +79,11 @@ async fn write(ctx: &Context, look: &Look, object: &Object, draft: Draft) -> Res
             let kept = seen.live().map(|stored| (source, stored.record.secret.clone(), stored.record.secret_floor));
             kept.ok_or_else(|| Failure::Internal("no hash to keep".into()))?
         }
-        SecretDraft::Refuse(problem, source) => (source, SecretOutcome::Refused(problem), 0),
-        SecretDraft::Accept(source) => {
-            let floor = i64::try_from(seen.limits.min).unwrap_or(i64::MAX);
-            (Some(source), SecretOutcome::Accepted(hash(ctx, look).await?), floor)
+        SecretDraft::Refuse(problem, source) => {
+            let floor = source.as_ref().map_or(0, |_| seen.limits.floor());
+            (source, SecretOutcome::Refused(problem), floor)
         }
+        SecretDraft::Accept(source) => (Some(source), SecretOutcome::Accepted(hash(ctx, look).await?), seen.limits.floor()),
         SecretDraft::Unknown => return Err(Failure::Internal("the Secret was not read".into())),
     };
     let now = now();

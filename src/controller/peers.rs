@@ -5,6 +5,7 @@
 //! that this one looks after as well.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// Which controllers run, as of the last look at the store.
 pub(super) struct Peers {
     own: Controller,
+    /// Whether records that name this installation count, because it has compared its records with their objects.
+    is_compared: AtomicBool,
     /// All others, by instance; nothing before the first look.
     others: Mutex<Option<HashMap<String, Peer>>>,
 }
@@ -59,7 +62,7 @@ pub(super) async fn run(ctx: Arc<Context>, shutdown: CancellationToken) {
 
 impl Peers {
     pub(super) fn new(own: Controller) -> Self {
-        Self { own, others: Mutex::default() }
+        Self { own, is_compared: AtomicBool::new(false), others: Mutex::default() }
     }
 
     /// Checks in, and looks who else does.
@@ -87,14 +90,22 @@ impl Peers {
         peers.values().filter(is_forgotten).map(|peer| peer.controller.instance.clone()).collect()
     }
 
-    /// The installation that a record of this namespace is to name. That is this one, but where the namespace is not this one's, or
-    /// where the record names another one that runs and looks after it, too: two that wrote their names in turn would never end.
+    /// Records that name this installation count from now on.
+    pub(super) fn compared(&self) {
+        self.is_compared.store(true, Ordering::Release);
+    }
+
+    /// The installation that a record of this namespace is to name. That is this one, but where the namespace is not this one's, where
+    /// the record names another one that runs and looks after it, too (two that wrote their names in turn would never end), and while
+    /// records that name this one do not count yet.
     pub(super) fn keeper(&self, record: Option<&Stored>, namespace: &str) -> String {
         let own = &self.own.installation;
         let Some(recorded) = record.map(|stored| &stored.record.installation).filter(|recorded| *recorded != own) else {
             return own.clone();
         };
-        let is_kept = !self.own.covers(&self.own.cluster_id, namespace) || self.is_run_by_another(recorded, namespace);
+        let is_kept = !self.own.covers(&self.own.cluster_id, namespace)
+            || !self.is_compared.load(Ordering::Acquire)
+            || self.is_run_by_another(recorded, namespace);
         if is_kept { recorded.clone() } else { own.clone() }
     }
 

@@ -137,6 +137,9 @@ impl Resync {
         }
         ctx.store.vouch(cluster_id, installation, &head.incarnation).await?;
         (self.is_unsure, self.wait) = (false, None);
+        ctx.peers.compared();
+        // What another installation has left behind can be taken over from now on.
+        self.differences(&ctx.store.live(cluster_id).await?, true);
         info!(seconds, "all records have been compared with their objects: they count");
         Ok(PERIOD)
     }

@@ -3,25 +3,31 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::channel::mpsc;
 use futures::{Stream, StreamExt};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::PartialObjectMeta;
+use kube::api::{ListParams, PartialObjectMeta};
 use kube::runtime::reflector::{ObjectRef, Store, store};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource, ResourceExt};
 use tokio::sync::SetOnce;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::failure::message;
 use crate::api::{DECIDED, DECIDED_BY, OAuthConsumer};
 use crate::consumer::{Object, SecretSeen, SecretSource};
 
 /// Half-open connections are noticed when a watch should have ended: after this many seconds. The default is 290.
 const WATCH_SECONDS: u32 = 30;
+
+/// How long the list of Secrets is waited for. Then their consumers stay as they are until it comes.
+const SECRETS_PATIENCE: Duration = Duration::from_secs(5);
 
 type SecretMeta = PartialObjectMeta<Secret>;
 type Cached<K> = std::pin::Pin<Box<dyn Stream<Item = Result<Event<K>, watcher::Error>> + Send>>;
@@ -39,6 +45,8 @@ pub(super) struct Scope {
     secrets_tried: SetOnce<()>,
     /// Whether the cache of Secrets has been filled.
     secrets_known: AtomicBool,
+    /// Why the Secrets cannot be listed or watched now, if that is so.
+    secrets_refused: Mutex<Option<String>>,
     /// Which objects refer to a Secret.
     references: Mutex<References>,
     waiting: mpsc::UnboundedSender<ObjectRef<OAuthConsumer>>,
@@ -110,6 +118,7 @@ impl Scope {
             objects_listed: SetOnce::new(),
             secrets_tried: SetOnce::new(),
             secrets_known: AtomicBool::new(false),
+            secrets_refused: Mutex::default(),
             references: Mutex::default(),
             waiting: to_waiting,
             closing: to_closing,
@@ -121,7 +130,25 @@ impl Scope {
     /// Resolves once the objects have been listed, and the Secrets, too, if they can be.
     pub(super) async fn wait_until_ready(&self) {
         self.objects_listed.wait().await;
-        self.secrets_tried.wait().await;
+        let _ = timeout(SECRETS_PATIENCE, self.secrets_tried.wait()).await;
+    }
+
+    /// Why the Secrets cannot be listed or watched now, if that is so. What was accepted of them stays in use meanwhile.
+    pub(super) fn secrets_refused(&self) -> Option<String> {
+        self.secrets_refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Asks once more whether the Secrets can be listed, if they could not: a watch that works again does not say so.
+    pub(super) async fn ask_for_secrets(&self, client: &Client) {
+        if self.secrets_refused().is_some() {
+            let secrets: Api<Secret> = within(client, self.namespace.as_deref());
+            let listed = secrets.list_metadata(&ListParams::default().limit(1)).await;
+            self.set_secrets_refused(listed.err().map(|error| message(&error)));
+        }
+    }
+
+    fn set_secrets_refused(&self, why: Option<String>) {
+        *self.secrets_refused.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
     /// Whether a namespace is watched here.
@@ -195,6 +222,7 @@ impl Scope {
             Event::Delete(secret) => self.referring_to(&secret).into_iter().for_each(|object| self.close(object)),
             Event::Init | Event::InitApply(_) => {}
             Event::InitDone => {
+                self.set_secrets_refused(None);
                 self.secrets_known.store(true, Ordering::Release);
                 let _ = self.secrets_tried.set(());
                 self.enqueue_all();
@@ -224,6 +252,17 @@ fn may_close(object: &OAuthConsumer) -> bool {
     object.deleting || (object.is_shut() && object.generation > 1)
 }
 
+/// Why something cannot be listed or watched, unless it is a watch that merely ended.
+fn refusal(error: &watcher::Error) -> Option<String> {
+    use watcher::Error::{InitialListFailed, WatchError, WatchStartFailed};
+    match error {
+        InitialListFailed(error) => Some(message(error)),
+        WatchStartFailed(error @ kube::Error::Api(status)) if status.code == 403 => Some(message(error)),
+        WatchError(status) if status.code == 403 => Some(status.message.clone()),
+        _ => None,
+    }
+}
+
 /// Caches hold no more than is needed; above all not `last-applied-configuration`, which for a Secret is the secret.
 fn strip<K: ResourceExt>(object: &mut K) {
     object.managed_fields_mut().clear();
@@ -250,6 +289,9 @@ impl Feeds {
                     // As where the namespace, and with it our role in it, is on its way out: that must not keep everything else
                     // waiting. What is not in the cache is asked for, and then that is refused, which changes nothing.
                     let _ = scope.secrets_tried.set(());
+                    if let Some(why) = refusal(&error) {
+                        scope.set_secrets_refused(Some(why));
+                    }
                     warn!(%error, "watching Secrets failed; trying again");
                 }
             }

@@ -86,6 +86,7 @@ impl Sweep {
         let compared = self.compare().await;
         let dropped = self.drop_tombstones().await;
         let reported = self.report_unattended().await;
+        self.report_secrets().await;
         compared.and(dropped).and(reported)
     }
 
@@ -95,7 +96,7 @@ impl Sweep {
         let records = ctx.store.live(&ctx.settings.cluster_id).await?;
         let total = records.len();
         ctx.metrics.records.set(i64::try_from(total).unwrap_or(i64::MAX));
-        let floor = i64::try_from(ctx.settings.limits.min).unwrap_or(i64::MAX);
+        let floor = ctx.settings.limits.floor();
         let below_floor = records.iter().filter(|s| s.record.phc().is_some() && s.record.secret_floor < floor).count();
         ctx.metrics.secrets_below_floor.set(i64::try_from(below_floor).unwrap_or(i64::MAX));
         let mut records: HashMap<String, Stored> =
@@ -240,6 +241,16 @@ impl Sweep {
             info!(dropped, "dropped old tombstones");
         }
         Ok(())
+    }
+
+    /// Says where Secrets cannot be listed.
+    async fn report_secrets(&self) {
+        let mut refused = 0;
+        for scope in &self.scopes {
+            scope.ask_for_secrets(&self.ctx.client).await;
+            refused += i64::from(scope.secrets_refused().is_some());
+        }
+        self.ctx.metrics.secrets_unreadable.set(refused);
     }
 
     /// Says which records can sign in although no running controller looks after them. That alone closes none: an upgrade of their

@@ -1,7 +1,7 @@
 //! Revocation in the store alone.
 
 use super::{Change, ConsumerStore, Replaces, StoreError, now};
-use crate::consumer::{ConsumerKey, Record, Revocation, State};
+use crate::consumer::{ConsumerKey, Record};
 
 /// Attempts to write before somebody else does. A record is rarely written twice a second.
 const ATTEMPTS: usize = 10;
@@ -32,9 +32,7 @@ pub async fn revoke(store: &dyn ConsumerStore, key: &ConsumerKey, reason: &str) 
             return Err(RevokeError::Removed(key.clone()));
         }
         let (at, version) = (now(), stored.version);
-        let revocation = Revocation { at, reason: reason.to_owned(), disapproved: false };
-        let record = Record { state: State::Revoked, revocation: Some(revocation), ..stored.out_of_scope() };
-        match store.write(record, Replaces::Version(version), at).await {
+        match store.write(stored.revoked(reason, at), Replaces::Version(version), at).await {
             Ok(written) => return Ok(written.record),
             Err(StoreError::Swapped) if attempt < ATTEMPTS => attempt += 1,
             Err(error) => return Err(error.into()),

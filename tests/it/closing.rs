@@ -56,7 +56,7 @@ async fn an_end_does_not_wait_for_reconciles(store: TestStore) {
         eventually("it is refused", || async { !operator.admits(&key, SECRET).await }).await;
     }
     cluster.wait("disapproved", "says so", is("Approved", "False/Disapproved")).await;
-    cluster.wait("held", "says so", is("Approved", "False/OnHold")).await;
+    cluster.wait("held", "says so", is("Active", "False/OnHold")).await;
     cluster.wait("secretless", "says so", is("Ready", "False/SecretNotFound")).await;
     eventually("it is gone", || async { cluster.consumers.get_opt("deleted").await.unwrap().is_none() }).await;
     cluster.event("disapproved", "Disapproved").await;
@@ -77,7 +77,7 @@ async fn what_else_there_was_to_do_is_done_after_it(store: TestStore) {
     let reasons = cluster.events("jazz").await;
     assert_eq!(reasons.iter().filter(|reason| *reason == "Disapproved").count(), 1, "{reasons:?}");
     cluster.edit("jazz", json!({ "approved": true })).await;
-    cluster.wait("jazz", "Approved", is("Approved", "True/Approved")).await;
+    cluster.wait("jazz", "Approved", is("Active", "True/Active")).await;
     assert!(operator.admits(&key, "the secret after the rotation").await && !operator.admits(&key, SECRET).await);
     operator.stop().await;
 }

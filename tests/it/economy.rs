@@ -25,7 +25,7 @@ async fn creating_a_consumer_takes_one_secret_get_and_two_patches() {
     operator.requests.take();
     let store_writes = operator.count(Effects::RecordWritten);
     cluster.consumer("cheap", json!({ "approved": true })).await;
-    cluster.wait("cheap", "Approved", is("Approved", "True/Approved")).await;
+    cluster.wait("cheap", "Approved", is("Active", "True/Active")).await;
     operator.settled().await;
     assert_eq!(
         operator.requests.take(),
@@ -46,7 +46,7 @@ async fn a_decision_takes_one_look_and_one_patch_and_no_hash() {
     operator.requests.take();
     let hashes = operator.count(Effects::SecretHashed);
     cluster.edit("decided", json!({ "approved": true })).await;
-    cluster.wait("decided", "Approved", is("Approved", "True/Approved")).await;
+    cluster.wait("decided", "Approved", is("Active", "True/Active")).await;
     operator.settled().await;
     assert_eq!(
         operator.requests.take(),
@@ -68,7 +68,7 @@ async fn a_forced_reconcile_at_the_fixed_point_asks_and_writes_nothing() {
     let operator = Operator::start(&cluster, counted.clone()).await;
     cluster.secret("still-oauth", SECRET).await;
     cluster.consumer("still", json!({ "approved": true })).await;
-    cluster.wait("still", "Approved", is("Approved", "True/Approved")).await;
+    cluster.wait("still", "Approved", is("Active", "True/Active")).await;
     operator.settled().await;
     operator.requests.take();
     let (writes, reconciles) = (counted.writes(), operator.reconciles());

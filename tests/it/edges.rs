@@ -23,7 +23,7 @@ async fn deletion_waits_visibly_for_the_store_and_finishes_by_itself(store: Test
     let operator = Operator::start(&cluster, faulty.clone()).await;
     cluster.secret("stuck-oauth", SECRET).await;
     let object = cluster.consumer("stuck", json!({ "approved": true })).await;
-    let approved = cluster.wait("stuck", "Approved", is("Approved", "True/Approved")).await;
+    let approved = cluster.wait("stuck", "Approved", is("Active", "True/Active")).await;
     let key = approved.status.unwrap().consumer_key.unwrap();
 
     faulty.set_down(true);
@@ -71,7 +71,7 @@ async fn two_operators_at_once_do_no_harm(store: TestStore) {
     }
     for i in 0..COUNT {
         let name = format!("c{i}");
-        let object = cluster.wait(&name, "Approved", is("Approved", "True/Approved")).await;
+        let object = cluster.wait(&name, "Approved", is("Active", "True/Active")).await;
         let key = object.status.unwrap().consumer_key.unwrap();
         assert!(first.admits(&key, SECRET).await);
         keys.push(key);

@@ -22,7 +22,7 @@ async fn an_outage_of_the_store_is_neither_yes_nor_no_and_passes(store: TestStor
     let operator = Operator::start(&cluster, faulty.clone()).await;
     cluster.secret("outage-oauth", SECRET).await;
     cluster.consumer("outage", json!({ "approved": true })).await;
-    let approved = cluster.wait("outage", "Approved", is("Approved", "True/Approved")).await;
+    let approved = cluster.wait("outage", "Approved", is("Active", "True/Active")).await;
     let key = approved.status.unwrap().consumer_key.unwrap();
 
     faulty.set_down(true);
@@ -53,7 +53,7 @@ async fn a_lost_reply_is_no_second_consumer(store: TestStore) {
     cluster.secret("lost-oauth", SECRET).await;
     faulty.lose_next_reply();
     cluster.consumer("lost", json!({ "approved": true })).await;
-    let approved = cluster.wait("lost", "Approved", is("Approved", "True/Approved")).await;
+    let approved = cluster.wait("lost", "Approved", is("Active", "True/Active")).await;
     let key = approved.status.unwrap().consumer_key.unwrap();
     assert!(operator.admits(&key, SECRET).await);
     let rows = store.text("SELECT CAST(COUNT(*) AS TEXT) FROM oauth_consumers").await;
@@ -84,7 +84,7 @@ async fn one_object_fails(fail: impl Fn(&FaultyStore, &str)) {
     assert_eq!(condition(&failed, "Ready"), "Unknown/Pending");
     for name in ["well", "fine"] {
         cluster.consumer(name, spec.clone()).await;
-        cluster.wait(name, "Approved", is("Approved", "True/Approved")).await;
+        cluster.wait(name, "Approved", is("Active", "True/Active")).await;
     }
     // It is tried again, and does not write its status again and again.
     let version = cluster.get("poisoned").await.metadata.resource_version;
@@ -100,7 +100,7 @@ async fn a_forbidden_secret_is_not_an_absent_one() {
     cluster.secret("guarded-oauth", SECRET).await;
     cluster.consumer("guarded", json!({ "approved": true })).await;
     let all = Operator::start(&cluster, store.store.clone()).await;
-    let approved = cluster.wait("guarded", "Approved", is("Approved", "True/Approved")).await;
+    let approved = cluster.wait("guarded", "Approved", is("Active", "True/Active")).await;
     let key = approved.status.unwrap().consumer_key.unwrap();
     all.stop().await;
 
@@ -128,7 +128,7 @@ async fn a_forbidden_secret_is_not_an_absent_one() {
     cluster.edit("guarded", json!({ "approved": true })).await;
 
     grant(&cluster, "operator", "seeing", &[rule("", &["secrets"], &["get"])]).await;
-    let mended = cluster.wait("guarded", "Approved", is("Approved", "True/Approved")).await;
+    let mended = cluster.wait("guarded", "Approved", is("Active", "True/Active")).await;
     assert_eq!(condition(&mended, "Ready"), "True/Synced");
     blind.stop().await;
 }
@@ -149,7 +149,7 @@ async fn a_missing_right_to_publish_events_is_in_nobodys_way() {
     let operator = Operator::start_with(&cluster, store.store.clone(), "operator", |_| {}).await;
     cluster.secret("silent-oauth", SECRET).await;
     let object = cluster.consumer("silent", json!({ "approved": true })).await;
-    cluster.wait("silent", "Approved", is("Approved", "True/Approved")).await;
+    cluster.wait("silent", "Approved", is("Active", "True/Active")).await;
     cluster.delete("silent").await;
     cluster.gone(&object).await;
     eventually("dropped events are counted", || async { operator.metrics.events_dropped.get() >= 3 }).await;

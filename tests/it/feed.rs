@@ -19,6 +19,8 @@ on_both_stores!(
     a_feed_that_does_not_answer_is_no_proof,
     a_row_that_is_gone_leaves_memory,
     a_removal_is_not_missed_when_its_tombstone_is_gone,
+    what_is_removed_takes_no_memory,
+    a_removal_that_was_looked_up_stays_when_older_news_arrives,
     a_row_that_was_edited_hides_no_other,
     many_records_are_all_read,
     what_nobody_vouches_for_is_neither_allowed_nor_refused,
@@ -122,8 +124,10 @@ async fn a_removal_is_not_missed_when_its_tombstone_is_gone(store: TestStore) {
     let loads = check.metrics.feed_loads.get();
 
     // One that was seen is no news when it goes, and nothing is read again for it.
+    put(&*store.store, record("other")).await;
+    eventually("it is in memory", || async { check.directory.len() == 2 }).await;
     put(&*store.store, record("other").removed()).await;
-    eventually("it is seen", || async { check.directory.len() == 2 }).await;
+    eventually("its removal is seen", || async { check.directory.len() == 1 }).await;
     store.sql("DELETE FROM oauth_consumers WHERE uid = 'other'").await;
     faulty.stall_feed(true);
     eventually("the proof is too old", || async { !check.directory.is_current() }).await;
@@ -134,6 +138,45 @@ async fn a_removal_is_not_missed_when_its_tombstone_is_gone(store: TestStore) {
     store.sql("DELETE FROM oauth_consumers WHERE uid = 'jazz'").await;
     faulty.stall_feed(false);
     check.is_current().await;
+    assert!(!check.admits(&key, SECRET).await);
+}
+
+async fn what_is_removed_takes_no_memory(store: TestStore) {
+    let key = store.serving("jazz", SECRET).await;
+    let check = Check::of(store.reader().await).await;
+    check.is_current().await;
+    for i in 0..50 {
+        put(&*store.store, record(&format!("churned-{i}"))).await;
+        put(&*store.store, record(&format!("churned-{i}")).removed()).await;
+    }
+    put(&*store.store, record("last")).await;
+    eventually("all of it was read", || async { check.directory.len() == 2 }).await;
+    // Nor after everything is read again, nor by asking for it.
+    let loads = check.metrics.feed_loads.get();
+    store.sql("DELETE FROM oauth_consumers WHERE uid = 'last'").await;
+    eventually("it is read again", || async { check.metrics.feed_loads.get() > loads }).await;
+    for i in 0..50 {
+        assert!(!check.admits(record(&format!("churned-{i}")).consumer_key.as_str(), SECRET).await);
+    }
+    assert_eq!(check.directory.len(), 1);
+    assert!(check.admits(&key, SECRET).await);
+}
+
+async fn a_removal_that_was_looked_up_stays_when_older_news_arrives(store: TestStore) {
+    let key = store.serving("jazz", SECRET).await;
+    let faulty = FaultyStore::over(&store);
+    let check = Check::with(faulty.clone(), Settings { max_staleness: Duration::from_mins(1), ..unlimited() }).await;
+    check.is_current().await;
+    // Memory has not heard of the removal yet; a check with another secret looks it up.
+    faulty.stall_feed(true);
+    let jazz = store.store.find(&approved("jazz", SECRET).owner).await.unwrap().record;
+    put(&*store.store, jazz.removed()).await;
+    assert!(!check.admits(&key, "another secret, long enough").await);
+    for _ in 0..20 {
+        assert!(!check.admits(&key, SECRET).await);
+    }
+    faulty.stall_feed(false);
+    eventually("it is out of memory", || async { check.directory.is_empty() }).await;
     assert!(!check.admits(&key, SECRET).await);
 }
 

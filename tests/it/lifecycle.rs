@@ -51,7 +51,7 @@ async fn the_whole_life_of_a_consumer(store: TestStore) {
 
     // Approved: signs in.
     cluster.edit("jazz", json!({ "approved": true })).await;
-    let approved = cluster.wait("jazz", "Approved", is("Approved", "True/Approved")).await;
+    let approved = cluster.wait("jazz", "Approved", is("Active", "True/Active")).await;
     assert_eq!(condition(&approved, "Ready"), "True/Synced");
     let answer = operator.signin(&key, SECRET).await;
     assert_eq!(answer.status, StatusCode::OK);
@@ -65,7 +65,7 @@ async fn the_whole_life_of_a_consumer(store: TestStore) {
     cluster.wait("jazz", "Disapproved", is("Approved", "False/Disapproved")).await;
     assert!(!operator.admits(&key, SECRET).await);
     cluster.edit("jazz", json!({ "approved": true })).await;
-    cluster.wait("jazz", "Approved", is("Approved", "True/Approved")).await;
+    cluster.wait("jazz", "Approved", is("Active", "True/Active")).await;
     assert!(operator.admits(&key, SECRET).await);
 
     // Removed: gone for good, and the tombstone says so.
@@ -85,14 +85,15 @@ async fn the_key_comes_before_the_secret_and_before_any_decision(store: TestStor
     cluster.consumer("early", json!({ "approved": true })).await;
     let waiting = cluster.wait("early", "SecretNotFound", is("Ready", "False/SecretNotFound")).await;
     let key = key(&waiting);
-    assert_eq!(condition(&waiting, "Approved"), "False/SecretNotFound");
+    assert_eq!(condition(&waiting, "Active"), "False/SecretNotFound");
+    assert_eq!(condition(&waiting, "Approved"), "True/Approved", "the decision is another matter");
     assert_eq!(condition(&waiting, "SecretReady"), "False/SecretNotFound");
     assert_eq!(condition(&waiting, "Stalled"), "absent", "the Secret may still be on its way");
     assert_eq!(state(&waiting), "Approved");
     assert!(!operator.admits(&key, SECRET).await);
 
     cluster.secret("early-oauth", SECRET).await;
-    let ready = cluster.wait("early", "Approved", is("Approved", "True/Approved")).await;
+    let ready = cluster.wait("early", "Approved", is("Active", "True/Active")).await;
     assert_eq!(condition(&ready, "Ready"), "True/Synced");
     assert_eq!(self::key(&ready), key);
     assert!(operator.admits(&key, SECRET).await);
@@ -108,7 +109,7 @@ async fn decisions_are_honoured_and_dated(store: TestStore) {
     assert_eq!(decision(&cluster.ready("dated").await), None);
 
     cluster.edit("dated", json!({ "approved": true })).await;
-    let approved = decision(&cluster.wait("dated", "Approved", is("Approved", "True/Approved")).await).unwrap();
+    let approved = decision(&cluster.wait("dated", "Approved", is("Active", "True/Active")).await).unwrap();
     assert_eq!((approved.approved, approved.generation), (true, 2));
     let recorded = store.text("SELECT decision_at FROM oauth_consumers").await.unwrap();
     assert_eq!(recorded, approved.at.0.to_string(), "the date is that of the commit");
@@ -131,16 +132,17 @@ async fn a_hold_beats_an_approval(store: TestStore) {
     let operator = Operator::start(&cluster, store.store.clone()).await;
     cluster.secret("held-oauth", SECRET).await;
     cluster.consumer("held", json!({ "approved": true, "hold": { "reason": "leaked, INC-1234" } })).await;
-    let held = cluster.wait("held", "OnHold", is("Approved", "False/OnHold")).await;
+    let held = cluster.wait("held", "OnHold", is("Active", "False/OnHold")).await;
     assert_eq!((state(&held).as_str(), condition(&held, "Ready").as_str()), ("OnHold", "True/Synced"));
-    assert!(says(&held, "Approved", "leaked, INC-1234"));
+    assert_eq!(condition(&held, "Approved"), "True/Approved", "the decision is another matter");
+    assert!(says(&held, "Active", "leaked, INC-1234"));
     assert!(!operator.admits(&key(&held), SECRET).await);
 
     // Longer than an event can say.
     cluster.edit("held", json!({ "hold": { "reason": "ü".repeat(1024) } })).await;
-    cluster.wait("held", "the longer hold", |object| says(object, "Approved", &"ü".repeat(1024))).await;
+    cluster.wait("held", "the longer hold", |object| says(object, "Active", &"ü".repeat(1024))).await;
     cluster.edit("held", json!({ "hold": null })).await;
-    cluster.wait("held", "Approved", is("Approved", "True/Approved")).await;
+    cluster.wait("held", "Approved", is("Active", "True/Active")).await;
     assert!(operator.admits(&key(&held), SECRET).await);
     cluster.event("held", "HoldLifted").await;
     assert_eq!(cluster.events("held").await, ["KeyGenerated", "Approved", "Held", "Held", "HoldLifted"]);
@@ -154,7 +156,7 @@ async fn names_and_secrets_change_and_the_key_stays(store: TestStore) {
     let operator = Operator::start(&cluster, store.store.clone()).await;
     cluster.secret("edited-oauth", SECRET).await;
     cluster.consumer("edited", json!({ "approved": true })).await;
-    let key = key(&cluster.wait("edited", "Approved", is("Approved", "True/Approved")).await);
+    let key = key(&cluster.wait("edited", "Approved", is("Active", "True/Active")).await);
 
     cluster.edit("edited", json!({ "name": "Another name" })).await;
     let renamed = cluster.ready("edited").await;
@@ -188,7 +190,7 @@ async fn a_new_object_of_the_same_name_is_another_consumer(store: TestStore) {
     let mut keys = Vec::new();
     for _ in 0..3 {
         let created = cluster.consumer("again", json!({ "approved": true })).await;
-        let approved = cluster.wait("again", "Approved", is("Approved", "True/Approved")).await;
+        let approved = cluster.wait("again", "Approved", is("Active", "True/Active")).await;
         keys.push(key(&approved));
         assert!(operator.admits(&key(&approved), SECRET).await);
         cluster.delete("again").await;
@@ -209,14 +211,15 @@ async fn a_key_can_be_brought_along(store: TestStore) {
         cluster.secret(&format!("{name}-oauth"), SECRET).await;
     }
     let first = cluster.consumer("first", json!({ "approved": true, "consumerKey": brought })).await;
-    let approved = cluster.wait("first", "Approved", is("Approved", "True/Approved")).await;
+    let approved = cluster.wait("first", "Approved", is("Active", "True/Active")).await;
     assert_eq!(key(&approved), brought);
     assert!(operator.admits(&brought, SECRET).await);
 
     let second = cluster.consumer("second", json!({ "approved": true, "consumerKey": brought })).await;
     let refused = cluster.wait("second", "KeyInUse", is("Ready", "False/KeyInUse")).await;
     assert_eq!(condition(&refused, "Stalled"), "True/KeyInUse");
-    assert_eq!(condition(&refused, "Approved"), "False/KeyInUse");
+    assert_eq!(condition(&refused, "Active"), "False/KeyInUse");
+    assert_eq!(condition(&refused, "Approved"), "Unknown/KeyInUse");
     assert_eq!(refused.status.as_ref().unwrap().consumer_key, None);
 
     // Neither one's end is the other's business, and the key is never given to anybody else.
@@ -236,7 +239,7 @@ async fn the_key_survives_the_loss_of_status_and_record(store: TestStore) {
     let operator = Operator::start(&cluster, store.store.clone()).await;
     cluster.secret("lost-oauth", SECRET).await;
     cluster.consumer("lost", json!({ "approved": true })).await;
-    let key = key(&cluster.wait("lost", "Approved", is("Approved", "True/Approved")).await);
+    let key = key(&cluster.wait("lost", "Approved", is("Active", "True/Active")).await);
     let lose_status = || {
         cluster.tamper("lost", |object| {
             object.as_object_mut().unwrap().remove("status");
@@ -244,7 +247,7 @@ async fn the_key_survives_the_loss_of_status_and_record(store: TestStore) {
     };
     let newer = |object: &OAuthConsumer, than: u64| object.resource_version().unwrap().parse::<u64>().unwrap() > than;
     let back = async |lost: u64| {
-        let approved = is("Approved", "True/Approved");
+        let approved = is("Active", "True/Active");
         cluster.wait("lost", "Approved again", |object| newer(object, lost) && approved(object)).await
     };
 

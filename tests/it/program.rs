@@ -115,6 +115,9 @@ start() {
   operator=$!
 }
 until_so() { for _ in $(seq 300); do if "$@" >/dev/null 2>&1; then return; fi; sleep 0.1; done; echo "never: $*"; cat "$DEV_CONTROL_PLANE_DIR/operator.log"; exit 1; }
+# The whole answer first: a grep that has found what it wants leaves curl with nobody to write to, and that is an error.
+measures() { local all; all=$(curl -s "http://127.0.0.1:$admin/metrics"); grep -q "$1" <<<"$all"; }
+says_readyz() { local all; all=$(readyz); grep -q "$1" <<<"$all"; }
 readyz() { curl -s "http://127.0.0.1:$admin/readyz"; }
 ready() { curl -sf "http://127.0.0.1:$admin/readyz"; }
 not_ready() { [ "$(curl -s -o /dev/null -w '%{http_code}' "http://127.0.0.1:$admin/readyz")" = 503 ]; }
@@ -136,14 +139,14 @@ fn it_waits_visibly_for_the_crd_and_ends_cleanly() {
     on_a_fresh_control_plane(&format!(
         r#"{PREPARED}
 start
-waits_for_crd() {{ readyz | grep -q 'CRD oauthconsumers.oauthconsumers.dev is missing; apply crds/oauthconsumers.yaml'; }}
+waits_for_crd() {{ says_readyz 'CRD oauthconsumers.oauthconsumers.dev is missing; apply crds/oauthconsumers.yaml'; }}
 until_so waits_for_crd
 not_ready
 curl -sf "http://127.0.0.1:$admin/livez"
-curl -s "http://127.0.0.1:$admin/metrics" | grep -q '^oauthconsumer_watching 0'
+measures '^oauthconsumer_watching 0'
 kubectl apply -f crds/oauthconsumers.yaml
 until_so ready
-curl -s "http://127.0.0.1:$admin/metrics" | grep -q '^oauthconsumer_watching 1'
+measures '^oauthconsumer_watching 1'
 kill -TERM $operator
 wait $operator
 "#
@@ -244,8 +247,8 @@ kill -CONT "$(cat "$DEV_CONTROL_PLANE_DIR/apiserver.pid")"
 # The object says so, although its spec still says approved; also after a restart.
 until_so kubectl wait --for=jsonpath='{{.status.state}}'=Revoked --timeout=1s oac/jazz
 kubectl wait --for=condition=Ready=false --timeout=30s oac/jazz
-kubectl get oac jazz -o jsonpath='{{.status.conditions[?(@.type=="Ready")].message}}' | grep -q 'leaked, INC-1234'
-reported() {{ kubectl get events -o jsonpath='{{.items[*].reason}}' | grep -qw Revoked; }}
+grep -q 'leaked, INC-1234' <<<"$(kubectl get oac jazz -o jsonpath='{{.status.conditions[?(@.type=="Ready")].message}}')"
+reported() {{ grep -qw Revoked <<<"$(kubectl get events -o jsonpath='{{.items[*].reason}}')"; }}
 until_so reported
 kill -KILL $operator; wait $operator || true
 start --sweep-period 500ms
@@ -298,10 +301,10 @@ kubectl apply -f crds/oauthconsumers.yaml
 # An API server that hangs.
 kill -STOP "$(cat "$DEV_CONTROL_PLANE_DIR/apiserver.pid")"
 start
-answers() {{ readyz | grep -q '^.+. store ok'; }}
+answers() {{ says_readyz '^.+. store ok'; }}
 until_so answers
 not_ready
-readyz | grep -q '^.-. cluster'
+says_readyz '^.-. cluster'
 kill -TERM $operator
 wait $operator
 "#
@@ -317,7 +320,7 @@ fn without_a_store_a_sign_in_is_neither_allowed_nor_refused() {
 operator=$!
 until_so signs_in 0b9f3f4e-1111-5222-8333-444455556666 some-secret 503
 until_so signs_in 0b9f3f4e-1111-5222-8333-444455556666 some-secret 503
-waits() {{ readyz | grep -q 'store: waiting for it'; }}
+waits() {{ says_readyz 'store: waiting for it'; }}
 until_so waits
 not_ready
 kill -TERM $operator
@@ -348,7 +351,7 @@ kubectl wait --for=condition=Approved --timeout=60s oac/jazz
 key=$(kubectl get oac jazz -o jsonpath='{{.status.consumerKey}}')
 until_so signs_in "$key" "$secret" 200
 until_so ready
-curl -s "http://127.0.0.1:$admin/metrics" | grep -q '^oauthconsumer_signin_checks_total{{outcome="Allowed"}} 1'
+measures '^oauthconsumer_signin_checks_total{{outcome="Allowed"}} 1'
 slash=$(curl -s -o /dev/null -w '%{{http_code}}' "http://127.0.0.1:$signin/signin/")
 [ "$slash" = 401 ]
 elsewhere=$(curl -s -o /dev/null -w '%{{http_code}}' "http://127.0.0.1:$signin/elsewhere")

@@ -38,7 +38,7 @@ async fn overtaken(store: &TestStore, hold: impl Fn(&FaultyStore) -> &Gate) {
     cluster.edit("raced", json!({ "approved": true })).await;
     hold(&faulty).held().await;
     let fast = Operator::start(&cluster, store.store.clone()).await;
-    cluster.wait("raced", "Approved", is("Approved", "True/Approved")).await;
+    cluster.wait("raced", "Approved", is("Active", "True/Active")).await;
     cluster.edit("raced", json!({ "approved": false })).await;
     let disapproved = cluster.wait("raced", "Disapproved", is("Approved", "False/Disapproved")).await;
     fast.stop().await;
@@ -103,7 +103,7 @@ async fn status_waits_for_the_commit(store: TestStore) {
     faulty.writing().held().await;
     assert_eq!(condition(&cluster.get("first").await, "Approved"), "False/AwaitingApproval");
     faulty.writing().release();
-    cluster.wait("first", "Approved", is("Approved", "True/Approved")).await;
+    cluster.wait("first", "Approved", is("Active", "True/Active")).await;
     operator.stop().await;
 }
 
@@ -114,7 +114,7 @@ async fn a_disapproval_during_a_check_counts() {
     let operator = Operator::start(&cluster, faulty.clone()).await;
     cluster.secret("checked-oauth", SECRET).await;
     cluster.consumer("checked", json!({ "approved": true })).await;
-    let approved = cluster.wait("checked", "Approved", is("Approved", "True/Approved")).await;
+    let approved = cluster.wait("checked", "Approved", is("Active", "True/Active")).await;
     let key = approved.status.unwrap().consumer_key.unwrap();
     assert!(operator.admits(&key, SECRET).await);
 
@@ -146,7 +146,7 @@ async fn patches_mean_the_version_that_was_seen() {
     }
     operator.requests.take();
     cluster.consumer("versions", json!({ "approved": true })).await;
-    let approved = cluster.wait("versions", "Approved", is("Approved", "True/Approved")).await;
+    let approved = cluster.wait("versions", "Approved", is("Active", "True/Active")).await;
     assert!(approved.finalizers().contains(&"example.com/second".to_owned()), "{:?}", approved.finalizers());
     let sent = operator.requests.take();
     let patches = |path: &str| sent.iter().filter(|request| *request == path).count();
@@ -170,7 +170,7 @@ async fn a_key_is_never_published_on_another_object_of_the_name() {
     });
     let first = cluster.consumer("twin", json!({ "approved": true })).await;
     let second = cluster
-        .wait("twin", "the second is approved", |object| object.uid() != first.uid() && is("Approved", "True/Approved")(object))
+        .wait("twin", "the second is approved", |object| object.uid() != first.uid() && is("Active", "True/Active")(object))
         .await;
     let live = store.text(&format!("SELECT consumer_key FROM oauth_consumers WHERE uid = '{}'", second.uid().unwrap())).await;
     assert_eq!(second.status.unwrap().consumer_key, live);

@@ -141,7 +141,7 @@ async fn a_failover_that_loses_a_disapproval_does_not_bring_the_sign_in_back() {
     .await;
     check.is_current().await;
     cluster.edit("jazz", json!({ "approved": true })).await;
-    cluster.wait("jazz", "Approved", is("Approved", "True/Approved")).await;
+    cluster.wait("jazz", "Approved", is("Active", "True/Active")).await;
     assert!(check.admits(&key, SECRET).await);
     operator.stop().await;
     store.close().await;

@@ -18,7 +18,7 @@ async fn every_bad_value_has_its_reason_and_a_way_back(store: TestStore) {
     let operator = Operator::start(&cluster, store.store.clone()).await;
     cluster.secret("edge-oauth", GOOD).await;
     cluster.consumer("edge", json!({ "approved": true })).await;
-    let approved = cluster.wait("edge", "Approved", is("Approved", "True/Approved")).await;
+    let approved = cluster.wait("edge", "Approved", is("Active", "True/Active")).await;
     let key = approved.status.unwrap().consumer_key.unwrap();
 
     let big = vec![b'x'; 1024 * 1024 - 1024];
@@ -39,7 +39,7 @@ async fn every_bad_value_has_its_reason_and_a_way_back(store: TestStore) {
         let shown = String::from_utf8_lossy(&value[..value.len().min(20)]).into_owned();
         cluster.secret("edge-oauth", value).await;
         let bad = cluster.wait("edge", &format!("{shown:?} is {expected}"), is("Ready", expected)).await;
-        assert_eq!(condition(&bad, "Approved"), expected);
+        assert_eq!(condition(&bad, "Active"), expected);
         assert_eq!(condition(&bad, "SecretReady"), expected);
         assert_eq!(condition(&bad, "Stalled"), expected.replace("False", "True"), "only the user can help");
         assert!(says(&bad, "SecretReady", words), "{shown:?}: {:?}", bad.status);
@@ -47,7 +47,7 @@ async fn every_bad_value_has_its_reason_and_a_way_back(store: TestStore) {
         assert!(!operator.admits(&key, &String::from_utf8_lossy(value)).await);
 
         cluster.secret("edge-oauth", GOOD).await;
-        let back = cluster.wait("edge", "Approved again", is("Approved", "True/Approved")).await;
+        let back = cluster.wait("edge", "Approved again", is("Active", "True/Active")).await;
         assert_eq!(condition(&back, "Ready"), "True/Synced");
         assert_eq!(condition(&back, "Stalled"), "absent");
         assert!(operator.admits(&key, GOOD).await, "after {shown:?}");
@@ -61,16 +61,16 @@ async fn a_deleted_secret_ends_sign_in_until_it_is_back(store: TestStore) {
     let operator = Operator::start(&cluster, store.store.clone()).await;
     cluster.secret("gone-oauth", GOOD).await;
     cluster.consumer("gone", json!({ "approved": true })).await;
-    let approved = cluster.wait("gone", "Approved", is("Approved", "True/Approved")).await;
+    let approved = cluster.wait("gone", "Approved", is("Active", "True/Active")).await;
     let key = approved.status.unwrap().consumer_key.unwrap();
 
     for next in [GOOD, "another secret, long enough"] {
         cluster.delete_secret("gone-oauth").await;
-        let waiting = cluster.wait("gone", "SecretNotFound", is("Approved", "False/SecretNotFound")).await;
+        let waiting = cluster.wait("gone", "SecretNotFound", is("Active", "False/SecretNotFound")).await;
         assert_eq!(condition(&waiting, "Stalled"), "absent");
         assert!(!operator.admits(&key, GOOD).await);
         cluster.secret("gone-oauth", next).await;
-        cluster.wait("gone", "Approved", is("Approved", "True/Approved")).await;
+        cluster.wait("gone", "Approved", is("Active", "True/Active")).await;
         assert!(operator.admits(&key, next).await);
         assert_eq!(operator.admits(&key, GOOD).await, next == GOOD, "only the secret that is back");
     }
@@ -92,7 +92,7 @@ async fn the_command_that_the_message_gives_mends_a_newline_and_nothing_else() {
     shell.args(["-euo", "pipefail", "-c", command]).env("VALUE", GOOD).env("KUBECONFIG", kubeconfig());
     let ran = shell.output().unwrap();
     assert!(ran.status.success(), "{command}: {}", String::from_utf8_lossy(&ran.stderr));
-    cluster.wait("file", "Approved", is("Approved", "True/Approved")).await;
+    cluster.wait("file", "Approved", is("Active", "True/Active")).await;
     assert!(operator.admits(&status.consumer_key.unwrap(), GOOD).await);
     assert_eq!(cluster.secrets.get("file-oauth").await.unwrap().data.unwrap()["other"].0, b"stays");
     operator.stop().await;
@@ -108,7 +108,7 @@ async fn a_secret_without_the_key_waits_for_it() {
     assert_eq!(condition(&waiting, "Stalled"), "absent");
     assert!(says(&waiting, "Ready", "has no key \"consumerSecret\""));
     cluster.secret("keyless-oauth", GOOD).await;
-    cluster.wait("keyless", "Approved", is("Approved", "True/Approved")).await;
+    cluster.wait("keyless", "Approved", is("Active", "True/Active")).await;
     operator.stop().await;
 }
 
@@ -123,7 +123,7 @@ async fn an_immutable_secret_works_and_is_replaced_by_deleting_it() {
     };
     cluster.secrets.create(&kube::api::PostParams::default(), &immutable(GOOD)).await.unwrap();
     cluster.consumer("fixed", json!({ "approved": true })).await;
-    let approved = cluster.wait("fixed", "Approved", is("Approved", "True/Approved")).await;
+    let approved = cluster.wait("fixed", "Approved", is("Active", "True/Active")).await;
     let key = approved.status.unwrap().consumer_key.unwrap();
     cluster.delete_secret("fixed-oauth").await;
     let next = "another secret, long enough";
@@ -151,7 +151,7 @@ async fn two_consumers_with_one_secret_live_apart() {
     let mut keys = Vec::new();
     for name in ["one", "two"] {
         cluster.consumer(name, json!({ "approved": true, "secretRef": { "name": "shared" } })).await;
-        let approved = cluster.wait(name, "Approved", is("Approved", "True/Approved")).await;
+        let approved = cluster.wait(name, "Approved", is("Active", "True/Active")).await;
         keys.push(approved.status.unwrap().consumer_key.unwrap());
     }
     let salted = store.text("SELECT CAST(COUNT(DISTINCT phc) AS TEXT) FROM oauth_consumers").await;
@@ -174,7 +174,7 @@ async fn a_secrets_labels_cost_neither_a_hash_nor_a_status() {
     let operator = Operator::start(&cluster, store.store.clone()).await;
     cluster.secret("labelled-oauth", GOOD).await;
     cluster.consumer("labelled", json!({ "approved": true })).await;
-    let before = cluster.wait("labelled", "Approved", is("Approved", "True/Approved")).await;
+    let before = cluster.wait("labelled", "Approved", is("Active", "True/Active")).await;
     let (hashes, written) = (operator.count(Effects::SecretHashed), operator.count(Effects::RecordWritten));
 
     let labels = Patch::Merge(json!({ "metadata": { "labels": { "touched": "yes" } } }));
@@ -189,5 +189,43 @@ async fn a_secrets_labels_cost_neither_a_hash_nor_a_status() {
     assert_eq!(operator.count(Effects::RecordWritten), written + 1);
     let after = cluster.get("labelled").await;
     assert_eq!(after.metadata.resource_version, before.metadata.resource_version, "nothing was written to the object");
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_raised_floor_is_for_new_values() {
+    let (cluster, store) = (Cluster::new().await, TestStore::sqlite().await);
+    let at = |min| move |settings: &mut oauthconsumer_operator::controller::Settings| settings.limits.min = min;
+    let (short, long) = ("seventeen bytes..", "a secret of more than thirty-two bytes");
+    let operator = Operator::start_with(&cluster, store.store.clone(), "admin", at(16)).await;
+    let key = cluster.approved("floor", short).await;
+    operator.stop().await;
+
+    // Twice, because another process knows nothing of what this one has compared.
+    for touched in ["once", "twice"] {
+        let operator = Operator::start_with(&cluster, store.store.clone(), "admin", at(32)).await;
+        eventually("it is counted", || async { operator.metrics.secrets_below_floor.get() == 1 }).await;
+        // Another version of the Secret with the same value is no new value.
+        cluster.label_secret("floor-oauth", touched).await;
+        operator.settled().await;
+        assert!(operator.admits(&key, short).await);
+        cluster.label_secret("floor-oauth", &format!("{touched}-again")).await;
+        operator.settled().await;
+        assert!(operator.admits(&key, short).await);
+        operator.stop().await;
+    }
+
+    let operator = Operator::start_with(&cluster, store.store.clone(), "admin", at(32)).await;
+    cluster.secret("floor-oauth", "eighteen bytes....").await;
+    let refused = cluster.wait("floor", "refused", is("Ready", "False/SecretTooShort")).await;
+    assert!(says(&refused, "Ready", "shorter than 32 bytes"));
+    assert!(!operator.admits(&key, short).await && !operator.admits(&key, "eighteen bytes....").await);
+    cluster.secret("floor-oauth", short).await;
+    operator.settled().await;
+    assert!(!operator.admits(&key, short).await, "a value that comes back is a new one");
+    cluster.secret("floor-oauth", long).await;
+    cluster.wait("floor", "accepted", is("Active", "True/Active")).await;
+    assert!(operator.admits(&key, long).await);
+    eventually("none is counted", || async { operator.metrics.secrets_below_floor.get() == 0 }).await;
     operator.stop().await;
 }

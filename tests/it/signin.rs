@@ -30,7 +30,7 @@ async fn every_refusal_is_the_same() {
             cluster.wait(name, "has its key", |object| object.status.iter().any(|status| status.consumer_key.is_some())).await;
         keys.insert(name, object.status.unwrap().consumer_key.unwrap());
     }
-    cluster.wait("approved", "Approved", is("Approved", "True/Approved")).await;
+    cluster.wait("approved", "Approved", is("Active", "True/Active")).await;
     cluster.delete("deleted").await;
     eventually("it is gone", || async { cluster.consumers.get_opt("deleted").await.unwrap().is_none() }).await;
     assert!(operator.admits(&keys["approved"], SECRET).await);

@@ -1,7 +1,6 @@
 //! Records edited, lost, made up and orphaned behind the operator's back; and the guard against mass deletion.
 
 use kube::ResourceExt;
-use kube::api::{Patch, PatchParams};
 use oauthconsumer_operator::consumer::Owner;
 use oauthconsumer_operator::controller::{self, Settings};
 use oauthconsumer_operator::telemetry::Effects;
@@ -21,7 +20,6 @@ on_both_stores!(
     old_tombstones_are_dropped,
 );
 
-const PATCH: PatchParams = PatchParams { dry_run: false, force: false, field_manager: None, field_validation: None };
 const SECRET: &str = "a secret, long enough for all";
 
 /// No sweep comes by itself.
@@ -87,9 +85,9 @@ async fn a_made_up_record_is_removed(store: TestStore) {
     let cluster = Cluster::new().await;
     let operator = Operator::start(&cluster, store.store.clone()).await;
     let key = cluster.approved("real", SECRET).await;
-    let columns = "cluster_id, installation, namespace, object, name, generation, state, phc, secret_problem, secret_name, \
-                   secret_key, secret_uid, secret_resource_version, decision_approved, decision_by, decision_at, \
-                   decision_generation, updated_at, version, checksum";
+    let columns = "cluster_id, installation, namespace, object, name, generation, state, phc, secret_problem, secret_floor, \
+                   secret_name, secret_key, secret_uid, secret_resource_version, decision_approved, decision_by, decision_at, \
+                   decision_generation, reserved, updated_at, version, checksum";
     store
         .sql(&format!(
             "INSERT INTO oauth_consumers (consumer_key, uid, {columns}) \
@@ -105,14 +103,12 @@ async fn a_made_up_record_is_removed(store: TestStore) {
 
 async fn an_orphan_goes_when_its_finalizer_was_taken_by_force(store: TestStore) {
     let cluster = Cluster::new().await;
-    let unbound = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
-    let by_force = || cluster.consumers.patch("forced", &PATCH, &unbound);
     // With the operator up: noticed by the deletion alone, for the reconcile of the object is held.
     let faulty = FaultyStore::over(&store);
     let operator = Operator::start_with(&cluster, faulty.clone(), "admin", rarely).await;
     let key = cluster.approved("forced", SECRET).await;
     faulty.reading().close();
-    by_force().await.unwrap();
+    cluster.take_finalizers("forced").await;
     faulty.reading().held().await;
     cluster.delete("forced").await;
     eventually("the record is gone", || async { !operator.admits(&key, SECRET).await }).await;
@@ -121,7 +117,7 @@ async fn an_orphan_goes_when_its_finalizer_was_taken_by_force(store: TestStore) 
     // With the operator down: found by the sweep.
     let key = cluster.approved("forced", SECRET).await;
     operator.stop().await;
-    by_force().await.unwrap();
+    cluster.take_finalizers("forced").await;
     cluster.delete("forced").await;
     let operator = Operator::start(&cluster, store.store.clone()).await;
     eventually("the orphan is gone", || async { !operator.admits(&key, SECRET).await }).await;
@@ -216,18 +212,21 @@ async fn nothing_is_removed_in_another_cluster(store: TestStore) {
 async fn old_tombstones_are_dropped(store: TestStore) {
     let cluster = Cluster::new().await;
     let operator = Operator::start(&cluster, store.store.clone()).await;
-    for (name, days) in [("old", 91), ("young", 89)] {
-        cluster.approved(name, SECRET).await;
-        let object = cluster.get(name).await;
+    let brought = format!("legacy.{}", cluster.namespace);
+    for (name, minutes, key) in [("old", 61, None), ("young", 59, None), ("brought", 61, Some(&brought))] {
+        cluster.secret(&format!("{name}-oauth"), SECRET).await;
+        cluster.consumer(name, key.map_or(json!({}), |key| json!({ "consumerKey": key }))).await;
+        let object = cluster.ready(name).await;
         cluster.delete(name).await;
         cluster.gone(&object).await;
-        let then = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(24 * days);
+        let then = jiff::Timestamp::now() - jiff::SignedDuration::from_mins(minutes);
         store.sql(&format!("UPDATE oauth_consumers SET updated_at = '{then}' WHERE object = '{name}'")).await;
     }
-    let old = "SELECT consumer_key FROM oauth_consumers WHERE object = 'old'";
-    eventually("the old one is dropped", || async { store.text(old).await.is_none() }).await;
+    let row = |name: &str| format!("SELECT consumer_key FROM oauth_consumers WHERE object = '{name}'");
+    eventually("the old one is dropped", || async { store.text(&row("old")).await.is_none() }).await;
     operator.swept().await;
-    assert!(store.text("SELECT consumer_key FROM oauth_consumers WHERE object = 'young'").await.is_some());
+    assert!(store.text(&row("young")).await.is_some());
+    assert_eq!(store.text(&row("brought")).await, Some(brought), "it could be brought along by another consumer");
     operator.stop().await;
 }
 
@@ -275,13 +274,12 @@ async fn vanished(cluster: &Cluster, operator: Operator, count: u64) -> Vec<Stri
     }
     let mut keys = Vec::new();
     for i in 0..count {
-        let object = cluster.wait(&format!("c{i}"), "Approved", is("Approved", "True/Approved")).await;
+        let object = cluster.wait(&format!("c{i}"), "Approved", is("Active", "True/Active")).await;
         keys.push(object.status.unwrap().consumer_key.unwrap());
     }
     operator.stop().await;
-    let unbound = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
     for i in 0..count {
-        cluster.consumers.patch(&format!("c{i}"), &PATCH, &unbound).await.unwrap();
+        cluster.take_finalizers(&format!("c{i}")).await;
         cluster.delete(&format!("c{i}")).await;
     }
     keys

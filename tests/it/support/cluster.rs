@@ -184,7 +184,7 @@ impl Cluster {
     pub async fn approved(&self, name: &str, secret: &str) -> String {
         self.secret(&format!("{name}-oauth"), secret).await;
         self.consumer(name, json!({ "approved": true })).await;
-        let object = self.wait(name, "Approved", is("Approved", "True/Approved")).await;
+        let object = self.wait(name, "Approved", is("Active", "True/Active")).await;
         object.status.unwrap().consumer_key.unwrap()
     }
 
@@ -200,6 +200,19 @@ impl Cluster {
 
     pub async fn delete(&self, name: &str) {
         self.consumers.delete(name, &DeleteParams::default()).await.unwrap();
+    }
+
+    /// Labels a Secret, which is a new version of it with the same value.
+    pub async fn label_secret(&self, name: &str, label: &str) {
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
+        let labelled = Patch::Merge(json!({ "metadata": { "labels": { "touched": label } } }));
+        secrets.patch(name, &PatchParams::default(), &labelled).await.unwrap();
+    }
+
+    /// Takes all finalizers off an object, as people do who want to be rid of it.
+    pub async fn take_finalizers(&self, name: &str) {
+        let none = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+        self.consumers.patch(name, &PatchParams::default(), &none).await.unwrap();
     }
 
     /// Changes an object in etcd itself, past the API server and all its rules. Answers its resourceVersion then.

@@ -1,0 +1,67 @@
+//! A controller that has lost rights: what it cannot see is not gone.
+
+use k8s_openapi::api::rbac::v1::RoleBinding;
+use kube::Api;
+use kube::api::DeleteParams;
+use oauthconsumer_operator::controller::{ApprovalProof, Settings};
+use serde_json::json;
+
+use crate::support::chart::{self, CONTROLLER, Guard};
+use crate::support::{Cluster, Operator, TestStore, eventually, is, on_both_stores, says};
+
+on_both_stores!(a_restart_without_the_right_to_list_secrets_ends_no_sign_in);
+
+const SECRET: &str = "a secret, long enough for all";
+const ROTATED: &str = "the secret after the rotation";
+
+async fn start(cluster: &Cluster, store: &TestStore, namespaces: &[String]) -> Operator {
+    let adjust = |settings: &mut Settings| {
+        settings.approval_proof = ApprovalProof::Required;
+        settings.namespaces = namespaces.to_vec();
+    };
+    let before = store.store.head().await.unwrap().resynced;
+    let operator = Operator::start_with(cluster, store.store.clone(), CONTROLLER, adjust).await;
+    eventually("all records were compared", || async { store.store.head().await.unwrap().resynced > before }).await;
+    operator
+}
+
+async fn a_restart_without_the_right_to_list_secrets_ends_no_sign_in(store: TestStore) {
+    let (kept, lost) = (chart::guarded(Guard::Deny).await, chart::guarded(Guard::Deny).await);
+    let both = [kept.namespace.clone(), lost.namespace.clone()];
+    let operator = start(&kept, &store, &both).await;
+    let (key, other) = (lost.approved("jazz", SECRET).await, kept.approved("jazz", SECRET).await);
+    let stopped = lost.approved("stopped", SECRET).await;
+    operator.stop().await;
+    let bindings: Api<RoleBinding> = Api::namespaced(lost.client.clone(), &lost.namespace);
+    let binding = bindings.get("oac-controller").await.unwrap();
+    bindings.delete("oac-controller", &DeleteParams::default()).await.unwrap();
+
+    let operator = start(&kept, &store, &both).await;
+    operator.swept().await;
+    operator.swept().await;
+    assert!(operator.admits(&key, SECRET).await, "what cannot be listed is not absent");
+    assert_eq!(operator.metrics.secrets_unreadable.get(), 1);
+    // Who is to sign in no longer does not, and who is new waits and says why.
+    lost.edit("stopped", json!({ "approved": false })).await;
+    eventually("it is refused", || async { !operator.admits(&stopped, SECRET).await }).await;
+    lost.secret("new-oauth", SECRET).await;
+    lost.consumer("new", json!({})).await;
+    let waits = lost.wait("new", "waits", is("Ready", "Unknown/Pending")).await;
+    assert!(says(&waits, "Ready", "failed to get Secret"), "{waits:?}");
+    // The other namespace notices nothing.
+    kept.secret("jazz-oauth", ROTATED).await;
+    eventually("the rotated secret is in use", || operator.admits(&other, ROTATED)).await;
+    kept.approved("new", SECRET).await;
+    operator.swept().await;
+    assert!(operator.admits(&key, SECRET).await);
+
+    // With the right back, it goes on.
+    let mut again = binding;
+    again.metadata.resource_version = None;
+    bindings.create(&kube::api::PostParams::default(), &again).await.unwrap();
+    lost.ready("new").await;
+    eventually("it is said no longer", || async { operator.metrics.secrets_unreadable.get() == 0 }).await;
+    lost.delete_secret("jazz-oauth").await;
+    eventually("what is gone is gone", || async { !operator.admits(&key, SECRET).await }).await;
+    operator.stop().await;
+}
