@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails may fail loudly")]
 
+mod approvals;
 mod closing;
 mod crd;
 mod credentials;
