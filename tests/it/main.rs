@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails may fail loudly")]
 
 mod closing;
+mod connections;
 mod crd;
 mod credentials;
 mod decisions;
