@@ -6,6 +6,7 @@
 
 mod approvals;
 mod closing;
+mod connections;
 mod crd;
 mod credentials;
 mod decisions;
