@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
 use axum::extract::State;
@@ -13,9 +13,21 @@ use axum::routing::get;
 use super::{Metrics, PortName};
 use crate::listener::{Limits, Port};
 
-/// What has to be true before this process is of use, and what is missing.
+/// What has to be true before this process is of use, what is missing, and what is worth knowing besides.
 #[derive(Clone, Default)]
-pub struct Readiness(Arc<Mutex<BTreeMap<&'static str, Check>>>);
+pub struct Readiness(Arc<Mutex<Known>>);
+
+#[derive(Default)]
+struct Known {
+    checks: BTreeMap<&'static str, Check>,
+    notes: Notes,
+}
+
+/// The answer to each check.
+type Checked = BTreeMap<&'static str, Result<(), String>>;
+
+/// What is worth knowing, by what it is about.
+type Notes = BTreeMap<&'static str, String>;
 
 type Check = Box<dyn Fn() -> Result<(), String> + Send>;
 
@@ -49,15 +61,18 @@ async fn show_metrics(State(state): State<Shown>) -> impl IntoResponse {
 }
 
 async fn readyz(State(state): State<Shown>) -> impl IntoResponse {
-    let checks = state.readiness.checks();
+    let (checks, notes) = state.readiness.known();
     let ready = checks.values().all(Result::is_ok);
-    let body = checks.iter().fold(String::new(), |mut text, (name, result)| {
+    let mut body = checks.iter().fold(String::new(), |mut text, (name, result)| {
         let _ = match result {
             Ok(()) => writeln!(text, "[+] {name} ok"),
             Err(missing) => writeln!(text, "[-] {name}: {missing}"),
         };
         text
     });
+    for (name, note) in notes {
+        let _ = writeln!(body, "[!] {name}: {note}");
+    }
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body)
 }
 
@@ -80,11 +95,26 @@ impl Readiness {
 
     /// Asks each time.
     pub fn ask(&self, check: &'static str, answer: impl Fn() -> Result<(), String> + Send + 'static) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(check, Box::new(answer));
+        self.lock().checks.insert(check, Box::new(answer));
     }
 
-    fn checks(&self) -> BTreeMap<&'static str, Result<(), String>> {
-        let checks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        checks.iter().map(|(check, answer)| (*check, answer())).collect()
+    /// Says what does not work as it should and makes the process no less ready; none when it works again.
+    pub fn note(&self, about: &'static str, note: Option<String>) {
+        let mut known = self.lock();
+        match note {
+            Some(note) => known.notes.insert(about, note),
+            None => known.notes.remove(about),
+        };
+    }
+
+    /// What is asked now, and the notes.
+    #[must_use]
+    pub fn known(&self) -> (Checked, Notes) {
+        let known = self.lock();
+        (known.checks.iter().map(|(check, answer)| (*check, answer())).collect(), known.notes.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -20,6 +20,9 @@ const HOUR: usize = 400_000;
 /// No more of them are kept than this, and what a sweep period brings.
 const KEPT: usize = 10_000;
 
+/// Rows that are seeded at a time into SQLite.
+const PIECE: usize = 5_000;
+
 /// What is promised of a disapproval in tests: from the API server's answer to the last 200.
 const BOUND: Duration = Duration::from_secs(2);
 
@@ -148,7 +151,6 @@ async fn an_hour_of_churn_costs_the_others_nothing_on_sqlite() {
     let folder = volume["spec"]["hostPath"]["path"].as_str().unwrap().to_owned();
     let mut store = SqliteConnection::connect(&format!("sqlite://{folder}/store.db")).await.unwrap();
     // In pieces: one writer at a time is SQLite's rule, and a tenant's deletions are small writes.
-    const PIECE: usize = 5_000;
     for from in (0..HOUR).step_by(PIECE) {
         let numbers = format!(
             "(WITH RECURSIVE n(i) AS (SELECT {from} + 1 UNION ALL SELECT i + 1 FROM n WHERE i < {from} + {PIECE}) SELECT i FROM n)"

@@ -41,6 +41,9 @@ async fn a_restart_without_the_right_to_list_secrets_ends_no_sign_in(store: Test
     operator.swept().await;
     assert!(operator.admits(&key, SECRET).await, "what cannot be listed is not absent");
     assert_eq!(operator.metrics.secrets_unreadable.get(), 1);
+    let (checks, notes) = operator.readiness.known();
+    assert!(checks.values().all(Result::is_ok), "that makes it no less ready: {checks:?}");
+    assert!(notes["secrets"].contains(&lost.namespace) && notes["secrets"].contains("forbidden"), "{notes:?}");
     // Who is to sign in no longer does not, and who is new waits and says why.
     lost.edit("stopped", json!({ "approved": false })).await;
     eventually("it is refused", || async { !operator.admits(&stopped, SECRET).await }).await;
@@ -61,6 +64,7 @@ async fn a_restart_without_the_right_to_list_secrets_ends_no_sign_in(store: Test
     bindings.create(&kube::api::PostParams::default(), &again).await.unwrap();
     lost.ready("new").await;
     eventually("it is said no longer", || async { operator.metrics.secrets_unreadable.get() == 0 }).await;
+    assert!(operator.readiness.known().1.is_empty());
     lost.delete_secret("jazz-oauth").await;
     eventually("what is gone is gone", || async { !operator.admits(&key, SECRET).await }).await;
     operator.stop().await;
