@@ -44,7 +44,6 @@ fn bad() -> Vec<(Value, &'static str)> {
         (json!({ "hold": { "reason": "nul\u{0}" } }), "control, bidirectional or zero-width"),
         (json!({ "hold": { "reason": "" } }), "spec.hold.reason"),
         (json!({ "hold": { "reason": "  " } }), "spec.hold.reason"),
-        (json!({ "hold": { "reason": "\u{a0}\u{3000}" } }), "spec.hold.reason"),
         (json!({ "hold": { "reason": "x".repeat(1025) } }), "spec.hold.reason"),
         (json!({ "consumerKey": "short" }), "spec.consumerKey"),
         (json!({ "consumerKey": "k".repeat(129) }), "spec.consumerKey"),
@@ -300,8 +299,9 @@ async fn columns_short_name_and_selectors_work() {
     assert_eq!(names(&["--field-selector", "status.consumerKey=another-key"]), "");
     // OpenShift has a resource of that name, which `oc edit oauth cluster` is to find.
     assert!(!kubectl(&cluster.namespace, &["get", "oauth"]).status.success(), "a category hides other resources of its name");
-    let explained = text(&["explain", "oac.spec.approved"]);
-    assert!(explained.contains("true approves, false disapproves, absent means that it is still"), "{explained}");
+    let explained = text(&["explain", "oac.spec.approved"]).split_whitespace().collect::<Vec<_>>().join(" ");
+    let expected = "true approves, false disapproves, absent means that it is still to be made";
+    assert!(explained.contains(expected), "{explained}");
 }
 
 #[test]
