@@ -11,7 +11,9 @@ use crate::support::chart::{self, CONTROLLER, Guard, allow};
 use crate::support::{Cluster, client_of};
 
 fn metadata(metadata: Value) -> Patch<Value> {
-    Patch::Merge(json!({ "metadata": metadata }))
+    let mut patch = json!({});
+    patch["metadata"] = metadata;
+    Patch::Merge(patch)
 }
 
 /// A consumer as an editor makes it, with labels and the like, and the controller's account with every verb there is.

@@ -4,6 +4,7 @@ use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use oauthconsumer_operator::api::OAuthConsumer;
 use oauthconsumer_operator::controller::ApprovalProof;
+use oauthconsumer_operator::telemetry::ReconcileResult;
 use serde_json::json;
 
 use super::{SECRET, approved, awaiting, consumer, controller, people, with};
@@ -157,8 +158,10 @@ async fn a_refusal_that_quotes_the_policy_is_no_proof() {
 
     cluster.consumers.create(&PostParams::default(), &consumer("jazz", with(spec, "approved", true))).await.unwrap();
     // Neither proved nor disproved: the controller goes on asking.
-    let tries = || operator.metrics.count_of_results(oauthconsumer_operator::telemetry::ReconcileResult::ApiFailed);
-    eventually("the controller has asked several times", || async { tries() >= 3 }).await;
+    eventually("the controller has asked several times", || async {
+        operator.metrics.count_of_results(ReconcileResult::ApiFailed) >= 3
+    })
+    .await;
     assert_ne!(condition(&cluster.get("jazz").await, "Approved"), "True/Approved");
     assert!(store.store.open_records().await.unwrap().is_empty(), "sign-in is open for no record");
     operator.stop().await;
