@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
@@ -134,7 +135,7 @@ pub async fn grant(client: &Client, namespace: &str, user: &str, role: &str) {
     apply(client, binding).await;
 }
 
-/// Gives a user a Role of this one rule in a namespace.
+/// Gives a user a Role of this one rule in a namespace, and waits until the API server goes by it.
 pub async fn allow(client: &Client, namespace: &str, user: &str, (group, resource, verb): (&str, &str, &str)) {
     let name = format!("{user}-{verb}-{}", resource.replace('/', "-"));
     let role = json!({
@@ -148,6 +149,16 @@ pub async fn allow(client: &Client, namespace: &str, user: &str, (group, resourc
     });
     apply(client, role).await;
     apply(client, binding).await;
+    let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+    let asked = json!({ "spec": { "user": user, "resourceAttributes": {
+        "namespace": namespace, "group": group, "resource": resource, "subresource": subresource, "verb": verb,
+    } } });
+    let asked: SubjectAccessReview = serde_json::from_value(asked).unwrap();
+    let reviews: Api<SubjectAccessReview> = Api::all(client.clone());
+    eventually("the role counts", || async {
+        reviews.create(&PostParams::default(), &asked).await.unwrap().status.is_some_and(|status| status.allowed)
+    })
+    .await;
 }
 
 /// Server-side apply of any object.
