@@ -115,7 +115,7 @@ pub struct SecretReference {
 pub struct Hold {
     /// Why, for people. 1 to 1024 characters, none of them a control, bidirectional or zero-width character, and at least one of
     /// them no space.
-    #[schemars(length(min = 1, max = 1024), regex(pattern = r"\S"))]
+    #[schemars(length(min = 1, max = 1024), regex(pattern = r"[^\s\p{Z}]"))]
     #[x_kube(
         validation = Rule::new(schema::IS_PLAIN_TEXT)
             .message("the reason of a hold must not contain control, bidirectional or zero-width characters")

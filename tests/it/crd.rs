@@ -44,6 +44,7 @@ fn bad() -> Vec<(Value, &'static str)> {
         (json!({ "hold": { "reason": "nul\u{0}" } }), "control, bidirectional or zero-width"),
         (json!({ "hold": { "reason": "" } }), "spec.hold.reason"),
         (json!({ "hold": { "reason": "  " } }), "spec.hold.reason"),
+        (json!({ "hold": { "reason": "\u{a0}\u{3000}" } }), "spec.hold.reason"),
         (json!({ "hold": { "reason": "x".repeat(1025) } }), "spec.hold.reason"),
         (json!({ "consumerKey": "short" }), "spec.consumerKey"),
         (json!({ "consumerKey": "k".repeat(129) }), "spec.consumerKey"),
