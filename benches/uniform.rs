@@ -64,7 +64,7 @@ async fn main() {
     let (verifier, stop) = (Arc::new(verifier), CancellationToken::new());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(signin::serve(listener, None, signin::routes(verifier.clone(), metrics), stop.clone()));
+    tokio::spawn(signin::port(verifier.clone(), metrics, None).serve(listener, stop.clone()));
     tokio::spawn({
         let stop = stop.clone();
         async move { verifier.follow(stop).await }

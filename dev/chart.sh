@@ -83,6 +83,12 @@ refuses 'no approval can be proved' "${ok[@]}" --set cluster.policies=false
 refuses 'which this one is not' "${ok[@]}" --set 'cluster.create=false,cluster.controllers={a}'
 refuses "at '/approval/proof': value must be one of" "${ok[@]}" --set approval.proof=sometimes
 refuses 'memory has to be' "${ok[@]}" --set controller.resources.limits.cpu=32
+# One thread keeps 19 MiB, connections take 32 or with TLS 64, and 64 are for everything else.
+one=(--set signin.resources.limits.cpu=1)
+render "${ok[@]}" "${postgres[@]}" "${one[@]}" --set signin.resources.limits.memory=115Mi >/dev/null
+refuses 'connections to /signin may take 32Mi, so memory has to be 115Mi' "${ok[@]}" "${postgres[@]}" "${one[@]}" --set signin.resources.limits.memory=114Mi
+render "${ok[@]}" "${postgres[@]}" "${one[@]}" --set signin.tls.secretName=a,signin.resources.limits.memory=147Mi >/dev/null
+refuses 'memory has to be 147Mi' "${ok[@]}" "${postgres[@]}" "${one[@]}" --set signin.tls.secretName=a,signin.resources.limits.memory=146Mi
 refuses "at '/namespaces/0'" --set 'namespaces={Team_A}'
 refuses "additional properties 'aproval' not allowed" "${ok[@]}" --set aproval.proof=off
 refuses "additional properties 'prof' not allowed" "${ok[@]}" --set approval.prof=off

@@ -265,32 +265,32 @@ register() {
   brought=$(sed -n 's/^  consumerKey: //p' examples/legacy-key.yaml)
   [[ $key =~ ^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$ ]] || fail "jazz has no key of its own: '$key'"
   [ "$(key_of legacy-key)" = "$brought" ] || fail "legacy-key was to keep the key it brought along, $brought"
-  [[ $out == *"$key"*AwaitingApproval*True* ]] || fail "jazz was to await approval"
+  [[ $out == *"$key"*AwaitingApproval*False*True* ]] || fail "jazz was to await approval"
   ok "registered from examples/, every consumer has its key at once; one brought its own along"
 }
 
 not_before_approval() {
   chapter "No sign-in before the approval"
-  tell "Key and secret are right, but nobody has approved the consumer yet."
+  tell "Key and secret are right, but the consumer is not approved yet."
   is_refused "$key" "$secret"
   tell "A wrong secret and a key that does not exist get the same answer: a guesser learns nothing."
   is_refused "$key" not-the-secret-of-jazz
   is_refused 00000000-0000-5000-8000-000000000000 not-the-secret-of-jazz
   ok "before the approval sign-in is refused, and refusals do not tell why"
   tell "The status does, to those who may read it."
-  try "kubectl get oauthconsumer jazz -o jsonpath='{.status.conditions[?(@.type==\"Approved\")].message}{\"\\n\"}'"
+  try "kubectl get oauthconsumer jazz -o jsonpath='{.status.conditions[?(@.type==\"Active\")].message}{\"\\n\"}'"
 }
 
 approve() {
   chapter "Approve"
   tell "The requester tries."
-  denied "kubectl patch oauthconsumer jazz --type merge -p 'spec: {approved: true}'" "approving needs the verb approve on \
-oauthconsumers in namespace team-a; ask somebody who holds the ClusterRole oauthconsumers-approver there"
+  denied "kubectl patch oauthconsumer jazz $decide -p 'spec: {approved: true}'" "approving needs the verb approve on \
+oauthconsumers in namespace team-a; ask a holder of the ClusterRole oauthconsumers-approver there"
   ok "the API server refuses the requester's approval, and says whom to ask"
-  tell "The approver decides."
-  try "kubectl --context approver patch oauthconsumer jazz --type merge -p 'spec: {approved: true}'"
-  try "kubectl wait --for=condition=Approved oauthconsumer/jazz --timeout=60s"
-  tell "Who decided is the API server's word, and nobody else's."
+  tell "The approver decides, with a field manager that pipelines leave alone."
+  try "kubectl --context approver patch oauthconsumer jazz $decide -p 'spec: {approved: true}'"
+  try "kubectl wait --for=condition=Active oauthconsumer/jazz --timeout=60s"
+  tell "The API server says who decided, and only it can."
   try "kubectl get oauthconsumers -o wide"
   grep -q "^jazz .* approver " <<<"$out" || fail "jazz was to be decided by approver"
   grep -q "^nightly-export .* $git " <<<"$out" || fail "nightly-export was to be decided by $git"
@@ -317,7 +317,7 @@ edit() {
   is_refused "$key" "$secret"
   try "kubectl get oauthconsumer jazz"
   [ "$(key_of jazz)" = "$key" ] || fail "the key was $key"
-  [[ $out == *"$key"*Approved*True* ]] || fail "jazz was to stay approved"
+  [[ $out == *"$key"*Approved*True*True* ]] || fail "jazz was to stay approved and active"
   ok "with another name and another secret it kept its key and its approval; the old secret is refused"
 }
 
@@ -325,26 +325,31 @@ hold_and_disapprove() {
   chapter "Hold, and disapprove"
   local at took
   tell "Ending sign-in takes no approver. The requester puts the consumer on hold, which beats every approval, also Git's."
-  try "kubectl patch oauthconsumer jazz --type merge -p 'spec: {hold: \"odd traffic, INC-1233\"}'"
+  try "kubectl patch oauthconsumer jazz $decide -p 'spec: {hold: {reason: \"odd traffic, INC-1233\"}}'"
   is_refused "$key" "$new_secret"
   try "kubectl wait --for=jsonpath='{.status.state}'=OnHold oauthconsumer/jazz --timeout=60s"
   tell "Lifting the hold lets it sign in again, and so takes the approver."
-  denied "kubectl patch oauthconsumer jazz --type merge -p 'spec: {hold: null}'" "lifting a hold needs the verb approve"
-  try "kubectl --context approver patch oauthconsumer jazz --type merge -p 'spec: {hold: null}'"
-  try "kubectl wait --for=condition=Approved oauthconsumer/jazz --timeout=60s"
+  denied "kubectl patch oauthconsumer jazz $decide -p 'spec: {hold: null}'" "lifting a hold needs the verb approve"
+  tell "A pipeline that may approve does not lift it either, by leaving it out: a lift has a field manager of its own, and changes" \
+    "nothing else. The refusal says what to type."
+  denied "kubectl --context approver patch oauthconsumer jazz --type merge -p 'spec: {hold: null}'" \
+    "lifting a hold takes a request with the field manager oauthconsumers-approval" \
+    "kubectl -n team-a patch oac jazz --field-manager oauthconsumers-approval"
+  try "kubectl --context approver patch oauthconsumer jazz $decide -p 'spec: {hold: null}'"
+  try "kubectl wait --for=condition=Active oauthconsumer/jazz --timeout=60s"
   signs_in "$key" "$new_secret"
-  ok "the requester may hold, and only the approver may lift the hold"
+  ok "the requester may hold, and only the approver may lift the hold, on purpose"
   tell "The requester disapproves."
-  try "kubectl patch oauthconsumer jazz --type merge -p 'spec: {approved: false}'"
+  try "kubectl patch oauthconsumer jazz $decide -p 'spec: {approved: false}'"
   at=${EPOCHREALTIME//[!0-9]/}
   eventually 10 answers 401 "$key" "$new_secret" || fail "ten seconds later sign-in was still not refused"
   took=$(((${EPOCHREALTIME//[!0-9]/} - at) / 1000))
   is_refused "$key" "$new_secret"
   ok "disapproved, it was refused $took ms after kubectl had returned"
-  try "kubectl wait --for=condition=Approved=false oauthconsumer/jazz --timeout=60s"
+  try "kubectl wait --for=jsonpath='{.status.state}'=Disapproved oauthconsumer/jazz --timeout=60s"
   try "kubectl get oauthconsumer jazz -o wide"
-  [[ $out == *"$key"*Disapproved*True*" requester "* ]] ||
-    fail "jazz was to be disapproved by requester, and Ready: the store says so, too"
+  [[ $out == *"$key"*Disapproved*False*True*" requester "* ]] ||
+    fail "jazz was to be disapproved by requester, not active, and Ready: the store says so, too"
 }
 
 a_bad_secret() {
@@ -352,7 +357,7 @@ a_bad_secret() {
   local nightly message
   nightly=$(key_of nightly-export)
   tell "The nightly export signs in: it was approved from Git."
-  try "kubectl wait --for=condition=Approved oauthconsumer/nightly-export --timeout=60s"
+  try "kubectl wait --for=condition=Active oauthconsumer/nightly-export --timeout=60s"
   signs_in "$nightly" "$(secret_of nightly-export EXPORT_OAUTH_SECRET)"
   tell "Its next secret comes from a file, and editors and echo end files with a newline."
   try "echo $export_secret >$folder/secret.txt"
@@ -395,8 +400,8 @@ remove() {
   chapter "Remove"
   local old=$key
   tell "First approved once more, so that there is something to lose."
-  try "kubectl --context approver patch oauthconsumer jazz --type merge -p 'spec: {approved: true}'"
-  try "kubectl wait --for=condition=Approved oauthconsumer/jazz --timeout=60s"
+  try "kubectl --context approver patch oauthconsumer jazz $decide -p 'spec: {approved: true}'"
+  try "kubectl wait --for=condition=Active oauthconsumer/jazz --timeout=60s"
   signs_in "$old" "$new_secret"
   try "kubectl delete oauthconsumer jazz --timeout=60s"
   show "kubectl get oauthconsumer jazz"
@@ -409,7 +414,7 @@ remove() {
   try "kubectl get oauthconsumers"
   key=$(key_of jazz)
   [ "$key" != "$old" ] || fail "the new consumer has the old one's key"
-  [[ $out == *"$key"*AwaitingApproval*True* ]] || fail "the new consumer was to await approval"
+  [[ $out == *"$key"*AwaitingApproval*False*True* ]] || fail "the new consumer was to await approval"
   is_refused "$old" "$secret"
   ok "registered again under the same name it has another key; the old one stays refused"
 }
@@ -476,7 +481,7 @@ ${heading}It keeps running until you press Ctrl-C. In another terminal:$plain
 
   # jazz awaits approval: its sign-in is refused, until you approve it
   curl -i -u $key:$secret $signin
-  kubectl --context approver patch oauthconsumer jazz --type merge -p 'spec: {approved: true}'
+  kubectl --context approver patch oauthconsumer jazz $decide -p 'spec: {approved: true}'
 
   # You are the requester, who may not approve; --context admin may do nearly everything
   kubectl get oauthconsumers -o wide
@@ -512,6 +517,7 @@ signin=http://127.0.0.1:$signin_port/signin admin=http://127.0.0.1:$admin_port
 secret=$(sed -n 's/^  consumerSecret: //p' examples/jazz.yaml)
 new_secret=CHANGE-ME-jazz-after-the-rotation export_secret=CHANGE-ME-export-after-the-rotation
 git=system:serviceaccount:gitops:git
+decide='--field-manager oauthconsumers-approval --type merge' # so that pipelines leave alone what was decided
 
 an_api_server
 the_operator

@@ -1,12 +1,14 @@
 //! The operator for OAuth consumers, as a library: the programs in `src/bin` only wire it up.
 //!
 //! Dependencies point one way: [`consumer`] knows nobody; [`api`] and [`store`] know `consumer`; [`controller`] and
-//! [`signin`] know those, and each other not at all.
+//! [`signin`] know those, and each other not at all. [`listener`] knows none of them, and serves the ports of [`signin`] and
+//! [`telemetry`].
 
 pub mod api;
 pub mod consumer;
 pub mod controller;
 pub mod hashing;
+pub mod listener;
 pub mod signin;
 pub mod store;
 pub mod telemetry;

@@ -132,8 +132,8 @@ pub struct OAuthConsumerStatus {
     #[schemars(length(min = 8, max = 128))]
     pub consumer_key: Option<String>,
 
-    /// The decision as honoured, for people: AwaitingApproval, Approved, Disapproved, OnHold or Revoked. Later releases may add
-    /// values.
+    /// The decision as honoured, for people: `AwaitingApproval`, `Approved`, `Disapproved`, `OnHold` or `Revoked`. Later releases may
+    /// add values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub state: Option<String>,

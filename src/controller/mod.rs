@@ -76,6 +76,7 @@ pub struct Context {
     store: Arc<dyn ConsumerStore>,
     hashing: HashPool,
     metrics: Arc<Metrics>,
+    readiness: Readiness,
     events: Events,
     fingerprints: FingerprintKey,
     known_hashes: KnownHashes,
@@ -129,6 +130,7 @@ pub async fn run(
         store,
         hashing,
         metrics,
+        readiness,
         events,
         fingerprints: FingerprintKey::new(rand::random()),
         known_hashes: KnownHashes::default(),
@@ -153,7 +155,7 @@ pub async fn run(
     tasks.spawn(peers::run(ctx.clone(), shutdown.clone()));
     tasks.spawn(sweep::run(ctx.clone(), scopes.clone(), shutdown.clone()));
     tasks.spawn(resync::run(ctx.clone(), scopes.clone(), shutdown.clone()));
-    tasks.spawn(announce(ctx, scopes, readiness, shutdown.clone()));
+    tasks.spawn(announce(ctx, scopes, shutdown.clone()));
 
     let mut result = Ok(());
     while let Some(ended) = tasks.join_next().await {
@@ -175,12 +177,12 @@ pub async fn cluster_uid(client: &Client) -> Result<String, kube::Error> {
 }
 
 /// Says when all caches have been filled.
-async fn announce(ctx: Arc<Context>, scopes: Vec<Arc<Scope>>, readiness: Readiness, shutdown: CancellationToken) {
+async fn announce(ctx: Arc<Context>, scopes: Vec<Arc<Scope>>, shutdown: CancellationToken) {
     let ready = join_all(scopes.iter().map(|scope| scope.wait_until_ready()));
     tokio::select! {
         _ = ready => {
             ctx.metrics.watching.set(1);
-            readiness.met("watch");
+            ctx.readiness.met("watch");
             let namespaces = ctx.settings.namespaces.join(",");
             info!(namespaces = if namespaces.is_empty() { "all" } else { &namespaces }, "watching OAuthConsumers");
         }

@@ -5,21 +5,22 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use kube::ResourceExt;
-use kube::api::{Patch, PatchParams};
+use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use serde_json::json;
 use tracing::error;
+use uuid::Uuid;
 
 use super::Context;
 use super::failure::{api, message};
 use super::patch::{consumers, written_by};
-use crate::api::OAuthConsumer;
+use crate::api::{DECIDED, DECIDED_BY, OAuthConsumer, OAuthConsumerSpec};
 use crate::consumer::Failure;
 
-/// The start of what the API server says when it is this policy that refuses.
-const REFUSAL: &str = "ValidatingAdmissionPolicy 'oauthconsumers-approve' ";
-
-/// Of a name, what leaves room for more: 255 characters is the most.
+/// Of a consumer name, what leaves room for more: 255 characters is the most.
 const LONGEST_STEM: usize = 240;
+
+/// Of an object's name, what leaves room for more: 253 characters is the most.
+const LONGEST_NAME_STEM: usize = 200;
 
 /// Whether approvals need a proof to count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, strum::Display)]
@@ -38,44 +39,83 @@ pub(super) struct Proofs(Mutex<HashMap<String, Instant>>);
 // === impl Proofs ===
 
 impl Proofs {
-    /// Whether an approval of this object counts. Asks by trying, without effect, what our own account must not do: to approve
-    /// the object under another name.
+    /// Whether an approval of this object counts. Tries out, without effect, what our own account must not do: to approve the
+    /// object under another name, and to create an approved one.
     pub(super) async fn of(&self, ctx: &Context, object: &OAuthConsumer) -> Result<bool, Failure> {
         let namespace = object.namespace().unwrap_or_default();
         if ctx.settings.approval_proof == ApprovalProof::Off || self.is_fresh(&namespace, ctx.settings.proof_lifetime) {
             return Ok(true);
         }
         let asked = Instant::now();
-        // With the UID, so that another object of this name is a conflict; and nearly under its own name, which other people's
-        // rules about names then have little to say about.
-        let near: String = object.spec.name.chars().take(LONGEST_STEM).collect();
-        let name =
-            [" (proof)", " (a proof)"].map(|suffix| format!("{near}{suffix}")).into_iter().find(|name| *name != object.spec.name);
-        let forbidden = json!({ "metadata": { "uid": object.uid() }, "spec": { "name": name, "approved": true } });
-        let without_effect = PatchParams { dry_run: true, ..written_by() };
-        let what = format!("OAuthConsumer {namespace}/{}", object.name_any());
-        match consumers(&ctx.client, &namespace).patch(&object.name_any(), &without_effect, &Patch::Merge(forbidden)).await {
-            Err(error)
-                if matches!(&error, kube::Error::Api(status) if status.code == 403) && message(&error).contains(REFUSAL) =>
-            {
-                self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(namespace, asked);
-                Ok(true)
-            }
-            Err(error) => Err(api("patch", &format!("{what} without effect, to see whether approvals are guarded"), &error)),
-            Ok(_) => {
-                ctx.metrics.approvals_unproved.inc();
-                error!(
-                    object = what,
-                    "the API server lets the operator itself approve, so the policy oauthconsumers-approve is missing, does not \
-                     bind this namespace, does not deny, or the operator was given the verb approve: the approval does not count"
-                );
-                Ok(false)
-            }
+        if refuses_update(ctx, object).await? && refuses_create(ctx, object).await? {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(namespace, asked);
+            return Ok(true);
         }
+        ctx.metrics.approvals_unproved.inc();
+        error!(
+            object = format!("OAuthConsumer {namespace}/{}", object.name_any()),
+            "the API server lets the operator itself approve, so the policy oauthconsumers-approve is missing, was changed, does \
+             not bind this namespace, does not deny, or the operator was given the verb approve: the approval does not count"
+        );
+        Ok(false)
     }
 
     fn is_fresh(&self, namespace: &str, lifetime: Duration) -> bool {
         let proved = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         proved.get(namespace).is_some_and(|since| since.elapsed() < lifetime)
     }
+}
+
+/// Whether the policy keeps our account from approving this object under another name.
+async fn refuses_update(ctx: &Context, object: &OAuthConsumer) -> Result<bool, Failure> {
+    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+    // Nearly under its own name, so that other rules about names have little to say.
+    let near: String = object.spec.name.chars().take(LONGEST_STEM).collect();
+    let other =
+        [" (proof)", " (a proof)"].map(|suffix| format!("{near}{suffix}")).into_iter().find(|other| *other != object.spec.name);
+    // With the UID, so that another object of this name is a conflict.
+    let forbidden = json!({ "metadata": { "uid": object.uid() }, "spec": { "name": other, "approved": true } });
+    let without_effect = PatchParams { dry_run: true, ..written_by() };
+    let tried = consumers(&ctx.client, &namespace).patch(&name, &without_effect, &Patch::Merge(forbidden)).await;
+    is_refused("patch", &namespace, &name, tried)
+}
+
+/// Whether the policy keeps our account from creating an approved consumer like this one.
+async fn refuses_create(ctx: &Context, object: &OAuthConsumer) -> Result<bool, Failure> {
+    let namespace = object.namespace().unwrap_or_default();
+    let near: String = object.name_any().chars().take(LONGEST_NAME_STEM).collect();
+    let name = format!("{}-{}", near.trim_end_matches(['.', '-']), Uuid::new_v4().simple());
+    // With its labels and annotations, so that other rules about them are met. The stamp is the API server's to give.
+    let mut annotations = object.annotations().clone();
+    annotations.retain(|annotation, _| ![DECIDED, DECIDED_BY].contains(&annotation.as_str()));
+    let spec = OAuthConsumerSpec {
+        name: object.spec.name.clone(),
+        secret_ref: object.spec.secret_ref.clone(),
+        approved: Some(true),
+        hold: None,
+        consumer_key: None,
+    };
+    let metadata = ObjectMeta {
+        name: Some(name.clone()),
+        labels: object.metadata.labels.clone(),
+        annotations: Some(annotations),
+        ..ObjectMeta::default()
+    };
+    let forbidden = OAuthConsumer { metadata, spec, status: None };
+    let without_effect = PostParams { dry_run: true, field_manager: written_by().field_manager };
+    is_refused("create", &namespace, &name, consumers(&ctx.client, &namespace).create(&without_effect, &forbidden).await)
+}
+
+/// Whether the policy was the one to refuse. Any other refusal proves nothing, also one that quotes the policy's words: so the
+/// message is compared from its beginning, where the API server names the object and the policy.
+fn is_refused(verb: &str, namespace: &str, name: &str, tried: kube::Result<OAuthConsumer>) -> Result<bool, Failure> {
+    let Err(error) = tried else { return Ok(false) };
+    let refusal = format!(
+        "oauthconsumers.oauthconsumers.dev \"{name}\" is forbidden: ValidatingAdmissionPolicy 'oauthconsumers-approve' with binding '"
+    );
+    if matches!(&error, kube::Error::Api(status) if status.code == 403) && message(&error).starts_with(&refusal) {
+        return Ok(true);
+    }
+    let what = format!("OAuthConsumer {namespace}/{name} without effect, to see whether approvals are guarded");
+    Err(api(verb, &what, &error))
 }

@@ -9,7 +9,7 @@ use futures::channel::mpsc;
 use futures::{Stream, StreamExt};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{ListParams, PartialObjectMeta};
+use kube::api::{ListParams, PartialObjectMeta, WatchParams};
 use kube::runtime::reflector::{ObjectRef, Store, store};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
@@ -138,13 +138,17 @@ impl Scope {
         self.secrets_refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Asks once more whether the Secrets can be listed, if they could not: a watch that works again does not say so.
+    /// Asks once more whether the Secrets can be listed and watched, if they could not: a watch that works again does not say so.
     pub(super) async fn ask_for_secrets(&self, client: &Client) {
-        if self.secrets_refused().is_some() {
-            let secrets: Api<Secret> = within(client, self.namespace.as_deref());
-            let listed = secrets.list_metadata(&ListParams::default().limit(1)).await;
-            self.set_secrets_refused(listed.err().map(|error| message(&error)));
+        if self.secrets_refused().is_none() {
+            return;
         }
+        let secrets: Api<Secret> = within(client, self.namespace.as_deref());
+        let tried = match secrets.list_metadata(&ListParams::default().limit(1)).await {
+            Ok(_) => secrets.watch_metadata(&WatchParams::default().timeout(1), "0").await.map(drop),
+            Err(error) => Err(error),
+        };
+        self.set_secrets_refused(tried.err().map(|error| message(&error)));
     }
 
     fn set_secrets_refused(&self, why: Option<String>) {

@@ -245,12 +245,21 @@ impl Sweep {
 
     /// Says where Secrets cannot be listed.
     async fn report_secrets(&self) {
-        let mut refused = 0;
+        let mut refused = Vec::new();
         for scope in &self.scopes {
             scope.ask_for_secrets(&self.ctx.client).await;
-            refused += i64::from(scope.secrets_refused().is_some());
+            if let Some(why) = scope.secrets_refused() {
+                refused.push(format!("{}: {why}", scope.namespace.as_deref().unwrap_or("all namespaces")));
+            }
         }
-        self.ctx.metrics.secrets_unreadable.set(refused);
+        self.ctx.metrics.secrets_unreadable.set(i64::try_from(refused.len()).unwrap_or(i64::MAX));
+        let note = (!refused.is_empty()).then(|| {
+            format!(
+                "cannot be listed, so accepted secrets stay in use and changes are not noticed; grant get, list and watch ({})",
+                refused.join("; ")
+            )
+        });
+        self.ctx.readiness.note("secrets", note);
     }
 
     /// Says which records can sign in although no running controller looks after them. That alone closes none: an upgrade of their

@@ -5,9 +5,11 @@ use std::net::IpAddr;
 use axum::http::HeaderMap;
 use ipnet::IpNet;
 
-/// Whoever shares an allowance: an IPv4 address, or an IPv6 network of 64 bits, which is what one subscriber has.
+use crate::listener::Subscriber;
+
+/// Who shares an allowance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Caller(u128);
+pub struct Caller(Subscriber);
 
 // === impl Caller ===
 
@@ -30,14 +32,7 @@ impl Caller {
                 }
             }
         }
-        Self::from_address(caller)
-    }
-
-    fn from_address(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(address) => Self(u128::from(address.to_bits())),
-            IpAddr::V6(address) => Self(address.to_bits() >> 64 << 64),
-        }
+        Self(caller.into())
     }
 }
 

@@ -1,6 +1,5 @@
 //! The sign-in check over HTTP.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,7 @@ use futures::StreamExt;
 use tokio::time::timeout;
 
 use super::{Consumer, Credentials, Verdict, Verifier};
+use crate::listener::Peer;
 use crate::telemetry::{CheckOutcome, Metrics};
 
 const CONSUMER_KEY: HeaderName = HeaderName::from_static("x-oauth-consumer-key");
@@ -32,10 +32,6 @@ const FORM_LIMIT: usize = 8 * 1024;
 
 /// How long a client may take to send its form.
 const FORM_PATIENCE: Duration = Duration::from_secs(10);
-
-/// The address at the other end of the connection.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer(pub IpAddr);
 
 /// `/signin` and everything below it, by any method: gateways forward the method and path of the original request. Requests
 /// carry their [`Peer`] as an extension.
@@ -146,6 +142,7 @@ fn closing(mut response: Response) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicUsize, Ordering};
 

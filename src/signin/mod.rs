@@ -9,7 +9,7 @@ mod directory;
 mod follow;
 mod http;
 mod limits;
-mod listen;
+mod port;
 mod tls;
 mod verify;
 
@@ -20,9 +20,9 @@ use ipnet::IpNet;
 pub use caller::Caller;
 pub use credentials::Credentials;
 pub use directory::{Consumer, Directory, Entry};
-pub use http::{Peer, routes};
+pub use http::routes;
 pub use limits::Rate;
-pub use listen::serve;
+pub use port::port;
 pub use tls::{Certificate, CertificateError};
 pub use verify::{Verdict, Verifier};
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::http::HeaderMap;
+use ipnet::IpNet;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -119,6 +120,11 @@ impl Verifier {
             metrics,
             hashing,
         })
+    }
+
+    /// The proxies that say for whom they ask.
+    pub(super) fn trusted_proxies(&self) -> &[IpNet] {
+        &self.settings.trusted_proxies
     }
 
     /// The records in memory.

@@ -2,66 +2,77 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
-use super::Metrics;
-use crate::store::ConsumerStore;
+use super::{Metrics, PortName};
+use crate::listener::{Limits, Port};
 
-/// What has to be true before this process is of use, and what is missing.
+/// What has to be true before this process is of use, what is missing, and what is worth knowing besides.
 #[derive(Clone, Default)]
-pub struct Readiness(Arc<Mutex<BTreeMap<&'static str, Check>>>);
+pub struct Readiness(Arc<Mutex<Known>>);
+
+#[derive(Default)]
+struct Known {
+    checks: BTreeMap<&'static str, Check>,
+    notes: Notes,
+}
+
+/// The answer to each check.
+type Checked = BTreeMap<&'static str, Result<(), String>>;
+
+/// What is worth knowing, by what it is about.
+type Notes = BTreeMap<&'static str, String>;
 
 type Check = Box<dyn Fn() -> Result<(), String> + Send>;
 
-/// What the admin port serves.
 #[derive(Clone)]
-pub struct AdminState {
-    /// What `/metrics` shows.
-    pub metrics: Arc<Metrics>,
-    /// What `/readyz` waits for.
-    pub readiness: Readiness,
-    /// Asked by `/readyz` each time, once it is open.
-    pub store: Arc<OnceLock<Arc<dyn ConsumerStore>>>,
+struct Shown {
+    metrics: Arc<Metrics>,
+    readiness: Readiness,
 }
 
-/// Serves the admin port until the token is cancelled.
-///
-/// # Errors
-/// When serving fails.
-pub async fn serve(listener: TcpListener, state: AdminState, shutdown: CancellationToken) -> std::io::Result<()> {
+/// Connections at once: 2 MiB at most. The kubelet opens one for each probe, and a Prometheus keeps one.
+const CONNECTIONS: usize = 64;
+
+/// The largest head of a request, in bytes.
+const HEAD: usize = 8 * 1024;
+
+/// The admin port.
+#[must_use]
+pub fn port(metrics: Arc<Metrics>, readiness: Readiness) -> Port {
+    let refused = metrics.refused_at(PortName::Admin);
     let routes = Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .with_state(state);
-    axum::serve(listener, routes).with_graceful_shutdown(shutdown.cancelled_owned()).await
+        .route("/metrics", get(show_metrics))
+        .with_state(Shown { metrics, readiness });
+    let limits = Limits { connections: CONNECTIONS, head: HEAD, gateways: Vec::new() };
+    Port { routes, limits, refused, acceptor: None }
 }
 
-async fn metrics(State(state): State<AdminState>) -> impl IntoResponse {
+async fn show_metrics(State(state): State<Shown>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], state.metrics.render())
 }
 
-async fn readyz(State(state): State<AdminState>) -> impl IntoResponse {
-    let mut checks = state.readiness.checks();
-    if let Some(store) = state.store.get() {
-        checks.insert("store", store.head().await.map(|_| ()).map_err(|error| error.to_string()));
-    }
+async fn readyz(State(state): State<Shown>) -> impl IntoResponse {
+    let (checks, notes) = state.readiness.known();
     let ready = checks.values().all(Result::is_ok);
-    let body = checks.iter().fold(String::new(), |mut text, (name, result)| {
+    let mut body = checks.iter().fold(String::new(), |mut text, (name, result)| {
         let _ = match result {
             Ok(()) => writeln!(text, "[+] {name} ok"),
             Err(missing) => writeln!(text, "[-] {name}: {missing}"),
         };
         text
     });
+    for (name, note) in notes {
+        let _ = writeln!(body, "[!] {name}: {note}");
+    }
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body)
 }
 
@@ -84,11 +95,26 @@ impl Readiness {
 
     /// Asks each time.
     pub fn ask(&self, check: &'static str, answer: impl Fn() -> Result<(), String> + Send + 'static) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(check, Box::new(answer));
+        self.lock().checks.insert(check, Box::new(answer));
     }
 
-    fn checks(&self) -> BTreeMap<&'static str, Result<(), String>> {
-        let checks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        checks.iter().map(|(check, answer)| (*check, answer())).collect()
+    /// Says what does not work as it should and makes the process no less ready; none when it works again.
+    pub fn note(&self, about: &'static str, note: Option<String>) {
+        let mut known = self.lock();
+        match note {
+            Some(note) => known.notes.insert(about, note),
+            None => known.notes.remove(about),
+        };
+    }
+
+    /// What is asked now, and the notes.
+    #[must_use]
+    pub fn known(&self) -> (Checked, Notes) {
+        let known = self.lock();
+        (known.checks.iter().map(|(check, answer)| (*check, answer())).collect(), known.notes.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,7 +1,7 @@
 //! Metrics. Labels are closed sets: no object names, no error texts.
 
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -47,6 +47,8 @@ pub struct Metrics {
     pub signin_hashes: Counter,
     /// Looks at the store for what memory does not accept or cannot prove.
     pub signin_looks: Counter,
+    /// Connections that got no place, or lost theirs, by port.
+    pub connections_refused: Family<PortLabels, Counter>,
     /// Records in memory.
     pub directory_records: Gauge,
     /// How often all records were read into memory.
@@ -111,6 +113,32 @@ pub enum CheckOutcome {
     Unavailable,
 }
 
+/// The label of [`Metrics::connections_refused`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PortLabels {
+    port: PortName,
+}
+
+/// A port of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum PortName {
+    Signin,
+    Admin,
+}
+
+// === impl PortName ===
+
+impl EncodeLabelValue for PortName {
+    fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), std::fmt::Error> {
+        let name = match self {
+            Self::Signin => "signin",
+            Self::Admin => "admin",
+        };
+        EncodeLabelValue::encode(&name, encoder)
+    }
+}
+
 // === impl Metrics ===
 
 impl Default for Metrics {
@@ -136,6 +164,7 @@ impl Default for Metrics {
             signin_duration: seconds(),
             signin_hashes: Counter::default(),
             signin_looks: Counter::default(),
+            connections_refused: Family::default(),
             directory_records: Gauge::default(),
             feed_loads: Counter::default(),
             feed_notifications: Gauge::default(),
@@ -185,6 +214,11 @@ impl Default for Metrics {
         r.register_with_unit("signin_duration", "Time a sign-in check takes", Unit::Seconds, m.signin_duration.clone());
         r.register("signin_hashes", "Hashes computed for sign-in checks", m.signin_hashes.clone());
         r.register("signin_looks", "Looks at the store by sign-in checks", m.signin_looks.clone());
+        r.register(
+            "connections_refused",
+            "Connections that were closed for want of a place, by port",
+            m.connections_refused.clone(),
+        );
         r.register("directory_records", "Records in memory, tombstones included", m.directory_records.clone());
         r.register("feed_loads", "How often all records were read into memory", m.feed_loads.clone());
         r.register(
@@ -223,6 +257,12 @@ impl Metrics {
     /// Counts a sign-in check.
     pub fn checked(&self, outcome: CheckOutcome) {
         self.signin_checks.get_or_create(&CheckLabels { outcome }).inc();
+    }
+
+    /// Counts the connections that a port refuses.
+    #[must_use]
+    pub fn refused_at(&self, port: PortName) -> Counter {
+        self.connections_refused.get_or_create_owned(&PortLabels { port })
     }
 
     /// All metrics in the [OpenMetrics text format](https://prometheus.io/docs/specs/om/open_metrics_spec/).

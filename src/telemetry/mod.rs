@@ -5,7 +5,7 @@ mod logs;
 mod metrics;
 mod shutdown;
 
-pub use admin::{AdminState, Readiness, serve};
+pub use admin::{Readiness, port};
 pub use logs::{LogFormat, init};
-pub use metrics::{CheckOutcome, Effects, Metrics, ReconcileResult};
+pub use metrics::{CheckOutcome, Effects, Metrics, PortName, ReconcileResult};
 pub use shutdown::on_signal;

@@ -8,12 +8,15 @@ use std::process::Output;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Cluster, SECRET, TEAM, apply, binding, condition, consumer, eventually, get, helm, key_of, kubectl, kubectl_as, run, secret,
-    succeed, text, wait_for,
+    Cluster, SECRET, TEAM, apply, binding, condition, consumer, decide, eventually, get, helm, key_of, kubectl, kubectl_as, run,
+    secret, succeed, text, wait_for,
 };
 use flux::Flux;
 
 const CONSUMERS: &str = "examples/gitops/chart";
+/// What a lift is told that no approver has typed.
+const LIFT: &str = "lifting a hold takes a request with the field manager oauthconsumers-approval";
+
 const PIPELINE: &str = "--kube-as-user=requester";
 
 /// What the examples' Secret holds.
@@ -22,12 +25,6 @@ const PLACEHOLDER: &str = "CHANGE-ME-jazz-consumer-secret";
 /// `helm install`, `helm upgrade` of the team's consumers, by the account of a pipeline, that may edit and not approve.
 fn pipeline(verb: &str, args: &[&str]) -> Output {
     run("helm", &[&[verb, "consumers", CONSUMERS, "-n", TEAM, PIPELINE, "--wait"], args].concat(), "")
-}
-
-/// A decision as the documentation tells people to make it: under a name that tools leave alone.
-fn decide(user: &str, name: &str, spec: &Value) -> Output {
-    let patch = json!({ "spec": spec }).to_string();
-    kubectl_as(user, &["patch", "oac", name, "--type=merge", "--field-manager=oauthconsumers-approval", "-p", &patch])
 }
 
 fn decided(user: &str, name: &str, spec: &Value) {
@@ -80,7 +77,7 @@ async fn helm_waits_for_no_approval_and_keeps_the_one_that_comes() {
     let check = cluster.check();
     for name in ["jazz", "blues"] {
         check.answers(&key_of(TEAM, name), SECRET, 200);
-        wait_for(TEAM, name, "Approved", "True/Approved");
+        wait_for(TEAM, name, "Active", "True/Active");
     }
 
     // The next release changes one, adds one, and says nothing of approvals.
@@ -102,7 +99,7 @@ async fn helm_waits_for_no_approval_and_keeps_the_one_that_comes() {
     // Unless it may approve.
     may_approve("requester");
     succeeds(&pipeline("upgrade", &renamed));
-    wait_for(TEAM, "blues", "Approved", "True/Approved");
+    wait_for(TEAM, "blues", "Active", "True/Active");
     assert_eq!((spec("blues")["name"].as_str().unwrap(), key_of(TEAM, "blues")), ("Rhythm", key.clone()));
     check.answers(&key, SECRET, 200);
 
@@ -158,7 +155,7 @@ async fn helm_does_not_undo_an_emergency_disapproval() {
     // Told to have its way, it has it; except for the hold, of which it knows nothing.
     succeeds(&pipeline("upgrade", &[&args[..], &["--force-conflicts"]].concat()));
     assert_eq!(spec("jazz")["approved"], true);
-    wait_for(TEAM, "jazz", "Approved", "False/OnHold");
+    wait_for(TEAM, "jazz", "Active", "False/OnHold");
     assert_eq!(check.ask(&key, SECRET).unwrap(), 401);
 }
 
@@ -172,7 +169,7 @@ async fn flux_waits_for_no_approval_and_keeps_the_one_that_comes() {
     assert_eq!(condition(TEAM, "jazz", "Approved"), "False/AwaitingApproval", "Flux waited until it was so");
 
     decided("approver", "jazz", &json!({ "approved": true }));
-    wait_for(TEAM, "jazz", "Approved", "True/Approved");
+    wait_for(TEAM, "jazz", "Active", "True/Active");
     let (check, key) = (cluster.check(), key_of(TEAM, "jazz"));
     check.answers(&key, PLACEHOLDER, 200);
     let before = get(TEAM, "oac", "jazz");
@@ -192,7 +189,7 @@ async fn flux_waits_for_no_approval_and_keeps_the_one_that_comes() {
     decided("approver", "jazz", &json!({ "name": "Something else" }));
     flux.sync();
     flux.is_ready();
-    assert_eq!((condition(TEAM, "jazz", "Approved"), key_of(TEAM, "jazz")), ("True/Approved".into(), key.clone()));
+    assert_eq!((condition(TEAM, "jazz", "Active"), key_of(TEAM, "jazz")), ("True/Active".into(), key.clone()));
 
     // What Git does not have any more goes, with its record.
     flux.edit("consumers/kustomization.yaml", |file| file.replace("- jazz.yaml\n", ""));
@@ -261,17 +258,53 @@ async fn a_hold_outlasts_what_git_says() {
     check.answers(&key, PLACEHOLDER, 200);
     assert_eq!(decision("jazz")["by"], flux::ACCOUNT);
 
-    // With a hold it does, although Git has its way with the rest. Anybody who may edit can do this.
+    // With a hold it does, although Git has its way with the rest. Every editor can do this.
     decided("requester", "jazz", &json!({ "approved": false, "hold": { "reason": "leaked, INC-1234" } }));
     check.answers(&key, PLACEHOLDER, 401);
     flux.sync();
     flux.is_ready();
-    assert_eq!((&spec("jazz")["approved"], &spec("jazz")["hold"]), (&json!(true), &json!("leaked, INC-1234")));
-    wait_for(TEAM, "jazz", "Approved", "False/OnHold");
+    assert_eq!((&spec("jazz")["approved"], &spec("jazz")["hold"]), (&json!(true), &json!({ "reason": "leaked, INC-1234" })));
+    wait_for(TEAM, "jazz", "Active", "False/OnHold");
     assert_eq!(check.ask(&key, PLACEHOLDER).unwrap(), 401);
-    // An approver ends it.
+    // An editor makes the hold Flux's own, with its field manager and in its way; Git does not have it, and Flux may approve.
+    let mut stolen = get(TEAM, "oac", "jazz");
+    stolen["metadata"] = json!({
+        "name": "jazz", "namespace": TEAM,
+        "labels": stolen["metadata"]["labels"], "annotations": { "kustomize.toolkit.fluxcd.io/ssa": "Merge" },
+    });
+    stolen["spec"]["hold"] = json!({ "reason": "nothing of importance" });
+    stolen.as_object_mut().unwrap().remove("status");
+    let theft =
+        ["--as=requester", "apply", "--server-side", "--force-conflicts", "--field-manager=kustomize-controller", "-f", "-"];
+    succeed("kubectl", &theft, &stolen.to_string());
+    flux.sync();
+    let why = flux.is_not_ready();
+    for words in [LIFT, "kubectl -n team-a patch oac jazz --field-manager oauthconsumers-approval"] {
+        assert!(why.contains(words), "{why}");
+    }
+    assert_eq!(spec("jazz")["hold"]["reason"], "nothing of importance");
+    assert_eq!(check.ask(&key, PLACEHOLDER).unwrap(), 401);
+    // An approver ends it, and Flux goes on.
     fails(&decide("requester", "jazz", &json!({ "hold": null })), &["lifting a hold needs the verb approve"]);
+    let unnamed = ["patch", "oac", "jazz", "--type=merge", "-p", r#"{"spec":{"hold":null}}"#];
+    fails(&kubectl_as("approver", &unnamed), &[LIFT]);
     decided("approver", "jazz", &json!({ "hold": null }));
+    check.answers(&key, PLACEHOLDER, 200);
+    flux.sync();
+    flux.is_ready();
+
+    // A hold that Git itself has set stays, too, until a person lifts it.
+    flux.edit("consumers/jazz.yaml", |file| file.to_owned() + "  hold: {reason: from Git}\n");
+    flux.commit();
+    flux.is_ready();
+    check.answers(&key, PLACEHOLDER, 401);
+    flux.edit("consumers/jazz.yaml", |file| file.replace("  hold: {reason: from Git}\n", ""));
+    flux.commit();
+    let why = flux.is_not_ready();
+    assert!(why.contains(LIFT), "{why}");
+    decided("approver", "jazz", &json!({ "hold": null }));
+    flux.sync();
+    flux.is_ready();
     check.answers(&key, PLACEHOLDER, 200);
 }
 
@@ -284,21 +317,23 @@ async fn flux_leaves_what_plain_kubectl_set_because_of_the_annotation() {
     flux.is_ready();
     let (check, key) = (cluster.check(), key_of(TEAM, "jazz"));
     let hold = || {
-        let patch = r#"{"spec":{"hold":"leaked, INC-1234"}}"#;
+        let patch = r#"{"spec":{"hold":{"reason":"leaked, INC-1234"}}}"#;
         succeeds(&kubectl_as("requester", &["patch", "oac", "jazz", "--type=merge", "-p", patch]));
     };
-    cluster.approve("jazz");
+    // A decision without a field manager of its own.
+    let approval = ["patch", "oac", "jazz", "--type=merge", "-p", r#"{"spec":{"approved":true}}"#];
+    succeeds(&kubectl_as("approver", &approval));
     flux.sync();
     check.answers(&key, PLACEHOLDER, 200);
     hold();
     flux.sync();
-    assert_eq!((&spec("jazz")["approved"], &spec("jazz")["hold"]), (&json!(true), &json!("leaked, INC-1234")));
+    assert_eq!((&spec("jazz")["approved"], &spec("jazz")["hold"]), (&json!(true), &json!({ "reason": "leaked, INC-1234" })));
     assert_eq!(check.ask(&key, PLACEHOLDER).unwrap(), 401);
 
     decided("approver", "jazz", &json!({ "hold": null }));
     check.answers(&key, PLACEHOLDER, 200);
 
-    // What the annotation is there for: without it Flux takes away what was set with kubectl. An approval, ...
+    // What the annotation is there for: without it Flux takes away an approval that was given with plain kubectl, ...
     flux.edit("consumers/jazz.yaml", |file| {
         file.replace("kustomize.toolkit.fluxcd.io/ssa: Merge", "an.example/other: annotation")
     });
@@ -307,15 +342,20 @@ async fn flux_leaves_what_plain_kubectl_set_because_of_the_annotation() {
     flux.sync();
     assert_eq!(spec("jazz")["approved"], Value::Null);
     wait_for(TEAM, "jazz", "Approved", "False/AwaitingApproval");
-    // ... or a hold, if it may, ...
+    // ... and not a hold: the sync fails and says what to type, also where Flux may approve.
     decided("approver", "jazz", &json!({ "approved": true }));
     hold();
     flux.sync();
     let why = flux.is_not_ready();
     assert!(why.contains("lifting a hold needs the verb approve"), "{why}");
     assert_eq!(check.ask(&key, PLACEHOLDER).unwrap(), 401);
-    // ... as it may where Git decides.
     may_approve(flux::ACCOUNT);
     flux.sync();
+    let why = flux.is_not_ready();
+    assert!(why.contains(LIFT), "{why}");
+    assert_eq!(check.ask(&key, PLACEHOLDER).unwrap(), 401);
+    decided("approver", "jazz", &json!({ "hold": null }));
+    flux.sync();
+    flux.is_ready();
     check.answers(&key, PLACEHOLDER, 200);
 }

@@ -32,12 +32,12 @@ async fn a_default_install_leads_to_a_sign_in() {
     let refused = text(&kubectl_as("requester", &["patch", "oac", "jazz", "--type=merge", "-p", r#"{"spec":{"name":"Blues"}}"#]));
     assert!(refused.contains("oauthconsumers-approver"), "{refused}");
     assert!(
-        kubectl_as("requester", &["patch", "oac", "jazz", "--type=merge", "-p", r#"{"spec":{"hold":"leaked"}}"#])
+        kubectl_as("requester", &["patch", "oac", "jazz", "--type=merge", "-p", r#"{"spec":{"hold":{"reason":"leaked"}}}"#])
             .status
             .success()
     );
     check.answers(&key, SECRET, 401);
-    wait_for(TEAM, "jazz", "Approved", "False/OnHold");
+    wait_for(TEAM, "jazz", "Active", "False/OnHold");
     assert!(kubectl_as("requester", &["delete", "oac", "jazz", "--timeout=60s"]).status.success());
     assert_eq!(check.ask(&key, SECRET).unwrap(), 401);
 }
@@ -107,7 +107,7 @@ async fn without_the_policies_it_says_so_loudly() {
     let made = [secret(TEAM, "jazz-oauth", SECRET), consumer(TEAM, "jazz", &json!({ "approved": true }))];
     let list = json!({ "apiVersion": "v1", "kind": "List", "items": made });
     succeed("kubectl", &["--as=requester", "apply", "-f", "-"], &list.to_string());
-    wait_for(TEAM, "jazz", "Approved", "True/Approved");
+    wait_for(TEAM, "jazz", "Active", "True/Active");
     cluster.check().answers(&key_of(TEAM, "jazz"), SECRET, 200);
     let metrics = metrics(&pods(SYSTEM, "controller")[0]);
     assert!(metrics.contains("oauthconsumer_approval_proof 0"), "{metrics}");
@@ -121,6 +121,6 @@ async fn without_the_policies_it_says_so_loudly() {
         ))
         .contains("needs the verb approve")
     });
-    assert_eq!(condition(TEAM, "jazz", "Approved"), "True/Approved");
+    assert_eq!(condition(TEAM, "jazz", "Active"), "True/Active");
     cluster.check().answers(&key_of(TEAM, "jazz"), SECRET, 200);
 }

@@ -30,7 +30,7 @@ fn register(namespace: &str, name: &str) {
 
 fn set(namespace: &str, name: &str, spec: &Value) {
     let patch = json!({ "spec": spec }).to_string();
-    kubectl(&["-n", namespace, "patch", "oac", name, "--type=merge", "-p", &patch]);
+    kubectl(&["-n", namespace, "patch", "oac", name, "--type=merge", "--field-manager=oauthconsumers-approval", "-p", &patch]);
 }
 
 fn finalizers(namespace: &str, name: &str) -> Value {
@@ -75,7 +75,7 @@ async fn two_installations_share_a_store_and_leave_each_other_alone() {
     second("install", &POSTGRES);
     register(TEAM, "jazz");
     register(SECOND_TEAM, "blues");
-    wait_for(TEAM, "jazz", "Approved", "True/Approved");
+    wait_for(TEAM, "jazz", "Active", "True/Active");
 
     // Nobody has said that the second one's controller is one.
     let log = || kubectl(&["-n", SECOND_SYSTEM, "logs", "-l", "app.kubernetes.io/component=controller", "--tail=-1"]);
@@ -85,7 +85,7 @@ async fn two_installations_share_a_store_and_leave_each_other_alone() {
     });
     assert_eq!(condition(SECOND_TEAM, "blues", "Ready"), "absent");
     cluster.helm("upgrade", &[&POSTGRES[..], &SWEEPS, &["--set", SECOND_CONTROLLER]].concat());
-    wait_for(SECOND_TEAM, "blues", "Approved", "True/Approved");
+    wait_for(SECOND_TEAM, "blues", "Active", "True/Active");
 
     // One store, so both checks know both.
     let checks = [Check::of(SYSTEM, RELEASE), Check::of(SECOND_SYSTEM, SECOND)];
@@ -143,8 +143,8 @@ async fn two_installations_with_stores_of_their_own_know_nothing_of_each_other()
     second("install", &[]);
     register(TEAM, "jazz");
     register(SECOND_TEAM, "blues");
-    wait_for(TEAM, "jazz", "Approved", "True/Approved");
-    wait_for(SECOND_TEAM, "blues", "Approved", "True/Approved");
+    wait_for(TEAM, "jazz", "Active", "True/Active");
+    wait_for(SECOND_TEAM, "blues", "Active", "True/Active");
     let (first, second) = (Check::of(SYSTEM, RELEASE), Check::of(SECOND_SYSTEM, SECOND));
     let (jazz, blues) = (key_of(TEAM, "jazz"), key_of(SECOND_TEAM, "blues"));
     let as_it_is = || {

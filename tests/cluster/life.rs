@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Cluster, Postgres, SECRET, SYSTEM, TEAM, World, apply, condition, consumer, eventually, get, key_of, kubectl, kubectl_as,
-    list, pods, secret, wait_for,
+    Cluster, Postgres, SECRET, SYSTEM, TEAM, World, apply, condition, consumer, decide, eventually, get, key_of, kubectl, list,
+    pods, secret, wait_for,
 };
 
 /// Sends a signal to a pod's process from outside: KILL as the kernel does when memory runs out, without a word.
@@ -46,11 +46,7 @@ async fn a_killed_process_comes_back_with_everything() {
     let pod = pods(SYSTEM, "controller").remove(0);
     signal(&pod, "KILL");
     // While nobody is there, nobody gets a yes that may be outdated.
-    assert!(
-        kubectl_as("requester", &["patch", "oac", "jazz", "--type=merge", "-p", r#"{"spec":{"approved":false}}"#])
-            .status
-            .success()
-    );
+    assert!(decide("requester", "jazz", &json!({ "approved": false })).status.success());
     eventually("it is restarted", || restarts(&pod) == 1);
     check.answers(&key, SECRET, 401);
     wait_for(TEAM, "jazz", "Approved", "False/Disapproved");
@@ -67,11 +63,7 @@ async fn one_of_two_controllers_is_enough() {
     for (round, pod) in both.iter().enumerate() {
         // Neither dead nor alive, so that nobody restarts it for a while: the other one does all there is to do.
         signal(pod, "STOP");
-        assert!(
-            kubectl_as("requester", &["patch", "oac", "jazz", "--type=merge", "-p", r#"{"spec":{"approved":false}}"#])
-                .status
-                .success()
-        );
+        assert!(decide("requester", "jazz", &json!({ "approved": false })).status.success());
         check.answers(&key, SECRET, 401);
         cluster.approve("jazz");
         check.answers(&key, SECRET, 200);
@@ -176,7 +168,7 @@ async fn a_consumer_goes_with_its_owner_whatever_it_says() {
     let mut object = consumer(TEAM, "owned", &json!({ "approved": true, "hold": { "reason": "leaked" } }));
     object["metadata"]["ownerReferences"] = json!([{ "apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": uid }]);
     apply(&[object]);
-    wait_for(TEAM, "owned", "Approved", "False/OnHold");
+    wait_for(TEAM, "owned", "Active", "False/OnHold");
     kubectl(&["-n", TEAM, "delete", "configmap", "owner"]);
     eventually("the garbage collector has taken it", || {
         condition(TEAM, "owned", "Ready") == "absent" && get(TEAM, "oac", "owned").is_null()

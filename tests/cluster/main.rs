@@ -10,5 +10,6 @@ mod install;
 mod installations;
 mod life;
 mod policies;
+mod siege;
 mod support;
 mod upgrade;

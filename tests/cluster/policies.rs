@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::support::{
-    POSTGRES, SECRET, SYSTEM, TEAM, World, apply, condition, consumer, eventually, get, key_of, kubectl, kubectl_as, pods,
-    secret, text, wait_for,
+    POSTGRES, SECRET, SYSTEM, TEAM, World, apply, condition, consumer, decide, eventually, get, key_of, kubectl, kubectl_as,
+    pods, secret, text, wait_for,
 };
 
 /// Whether a requester is kept from approving, as far as the API server is concerned.
@@ -47,11 +47,7 @@ async fn approvals_stop_counting_when_the_policies_do_not_deny() {
         eventually("the old ones are gone", || pods(SYSTEM, "controller").len() == 2);
         let made = [secret(TEAM, &format!("{way}-oauth"), SECRET), consumer(TEAM, way, &json!({}))];
         apply(&made);
-        assert!(
-            kubectl_as("requester", &["patch", "oac", way, "--type=merge", "-p", r#"{"spec":{"approved":true}}"#])
-                .status
-                .success()
-        );
+        assert!(decide("requester", way, &json!({ "approved": true })).status.success());
         wait_for(TEAM, way, "Approved", "False/ApprovalUnproved");
         assert_eq!(check.ask(&key_of(TEAM, way), SECRET).unwrap(), 401, "{way}");
         // What was approved before is not touched.
@@ -63,11 +59,7 @@ async fn approvals_stop_counting_when_the_policies_do_not_deny() {
         cluster.helm("upgrade", &POSTGRES);
         eventually(&format!("{way}: guarded again"), is_guarded);
         assert_eq!(condition(TEAM, way, "Approved"), "False/ApprovalUnproved");
-        assert!(
-            kubectl_as("approver", &["patch", "oac", way, "--type=merge", "-p", r#"{"spec":{"approved":false}}"#])
-                .status
-                .success()
-        );
+        assert!(decide("approver", way, &json!({ "approved": false })).status.success());
         wait_for(TEAM, way, "Approved", "False/Disapproved");
         cluster.approve(way);
         wait_for(TEAM, way, "Approved", "True/Approved");

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Cluster, kubectl};
 
-/// Specs that everybody must accept.
+/// Specs to be accepted.
 fn good() -> Vec<Value> {
     vec![
         json!({}),
@@ -15,13 +15,15 @@ fn good() -> Vec<Value> {
         json!({ "name": "x".repeat(255) }),
         json!({ "name": "統合サーバー 2" }),
         json!({ "approved": true, "hold": { "reason": "leaked, INC-1234" } }),
+        json!({ "hold": { "reason": " x " } }),
+        json!({ "hold": { "reason": "ü".repeat(1024) } }),
         json!({ "consumerKey": "legacy.key_1~2-3" }),
         json!({ "consumerKey": "k".repeat(128) }),
         json!({ "secretRef": { "name": "a.b-c", "key": "UPPER_lower.1" } }),
     ]
 }
 
-/// Specs that everybody must refuse, and a word of the refusal.
+/// Specs to be refused, and a word of the refusal.
 fn bad() -> Vec<(Value, &'static str)> {
     vec![
         (json!({ "name": "" }), "spec.name"),
@@ -40,8 +42,9 @@ fn bad() -> Vec<(Value, &'static str)> {
         (json!({ "secretRef": { "name": "x", "key": "" } }), "spec.secretRef.key"),
         (json!({ "secretRef": { "name": "x", "key": "a/b" } }), "spec.secretRef.key"),
         (json!({ "hold": { "reason": "nul\u{0}" } }), "control, bidirectional or zero-width"),
-        (json!({ "hold": { "reason": "" } }), "spec.hold"),
-        (json!({ "hold": { "reason": "x".repeat(1025) } }), "spec.hold"),
+        (json!({ "hold": { "reason": "" } }), "spec.hold.reason"),
+        (json!({ "hold": { "reason": "  " } }), "spec.hold.reason"),
+        (json!({ "hold": { "reason": "x".repeat(1025) } }), "spec.hold.reason"),
         (json!({ "consumerKey": "short" }), "spec.consumerKey"),
         (json!({ "consumerKey": "k".repeat(129) }), "spec.consumerKey"),
         (json!({ "consumerKey": "has a space" }), "spec.consumerKey"),
@@ -155,9 +158,80 @@ async fn a_new_object_has_its_defaults_and_does_not_look_finished() {
     let created = cluster.consumer("fresh", json!({})).await;
     assert_eq!(created.spec.secret_ref.key, "consumerSecret");
     let status = created.status.unwrap();
-    assert_eq!(status.conditions.len(), 1);
-    let ready = &status.conditions[0];
-    assert_eq!((ready.type_.as_str(), ready.status.as_str(), ready.reason.as_str()), ("Ready", "Unknown", "Pending"));
+    let conditions: Vec<_> =
+        status.conditions.iter().map(|found| (found.type_.as_str(), found.status.as_str(), found.reason.as_str())).collect();
+    assert_eq!(conditions, [("Ready", "Unknown", "Pending"), ("Active", "Unknown", "Pending")]);
+    assert_eq!((status.state, status.consumer_key, status.observed_generation), (None, None, None));
+}
+
+/// A hold without its reason is no hold: the API server refuses what an old manifest or a slip says.
+#[tokio::test]
+async fn a_hold_has_a_reason_and_nothing_else() {
+    let cluster = Cluster::new().await;
+    let apply = |hold: Value| {
+        let manifest = json!({ "apiVersion": "oauthconsumers.dev/v1alpha1", "kind": "OAuthConsumer", "metadata": { "name": "held" },
+                               "spec": { "name": "x", "secretRef": { "name": "x" }, "hold": hold } });
+        let consumers = cluster.consumers.clone();
+        async move { consumers.patch("held", &PatchParams::apply("test"), &Patch::Apply(manifest)).await }
+    };
+    for (hold, word) in [
+        (json!("leaked"), "spec.hold"),
+        (json!(true), "spec.hold"),
+        (json!({}), "spec.hold.reason"),
+        (json!({ "reason": null }), "spec.hold.reason"),
+        (json!({ "reason": "leaked", "until": "tomorrow" }), "until"),
+    ] {
+        let refusal = apply(hold.clone()).await.unwrap_err().to_string();
+        assert!(refusal.contains(word), "{hold}: {refusal}");
+    }
+    apply(json!({ "reason": "leaked" })).await.unwrap();
+}
+
+/// Two field managers cannot own a half each, so that what one of them applies is all of it, or a conflict.
+#[tokio::test]
+async fn a_reference_and_a_hold_have_one_owner_as_a_whole() {
+    let cluster = Cluster::new().await;
+    let apply = |manager: &'static str, force: bool, spec: Value| {
+        let mut whole = json!({ "name": "Jazz" });
+        for (field, value) in spec.as_object().unwrap() {
+            whole[field] = value.clone();
+        }
+        let manifest = json!({ "apiVersion": "oauthconsumers.dev/v1alpha1", "kind": "OAuthConsumer", "metadata": { "name": "jazz" },
+                               "spec": whole });
+        let params = PatchParams { force, ..PatchParams::apply(manager) };
+        let consumers = cluster.consumers.clone();
+        async move { consumers.patch("jazz", &params, &Patch::Apply(manifest)).await }
+    };
+    let ours = json!({ "secretRef": { "name": "jazz-oauth" }, "hold": { "reason": "leaked" } });
+    apply("pipeline", false, ours.clone()).await.unwrap();
+    let theirs = json!({ "secretRef": { "name": "jazz-oauth", "key": "other" }, "hold": { "reason": "nothing" } });
+    let conflict = apply("editor", false, theirs.clone()).await.unwrap_err().to_string();
+    assert!(conflict.contains(".spec.secretRef") && conflict.contains(".spec.hold"), "{conflict}");
+    let taken = apply("editor", true, theirs).await.unwrap();
+    assert_eq!(taken.spec.secret_ref.key, "other");
+    for owned in taken.metadata.managed_fields.unwrap() {
+        let fields = serde_json::to_value(owned.fields_v1).unwrap();
+        let expected = if owned.manager.as_deref() == Some("editor") { json!({}) } else { Value::Null };
+        assert_eq!(
+            (&fields["f:spec"]["f:secretRef"], &fields["f:spec"]["f:hold"]),
+            (&expected, &expected),
+            "{:?}",
+            owned.manager
+        );
+    }
+    // The pipeline's reference does not keep the key that the other manager chose.
+    let back = apply("pipeline", true, ours).await.unwrap();
+    assert_eq!(back.spec.secret_ref.key, "consumerSecret");
+}
+
+#[tokio::test]
+async fn a_later_release_may_have_states_of_its_own() {
+    let cluster = Cluster::new().await;
+    cluster.consumer("jazz", json!({})).await;
+    let status = |state: String| Patch::Merge(json!({ "status": { "state": state } }));
+    let published = cluster.consumers.patch_status("jazz", &PatchParams::default(), &status("Expired".into())).await.unwrap();
+    assert_eq!(published.status.unwrap().state.as_deref(), Some("Expired"));
+    cluster.consumers.patch_status("jazz", &PatchParams::default(), &status("x".repeat(65))).await.unwrap_err();
 }
 
 #[tokio::test]
@@ -197,22 +271,42 @@ async fn the_api_server_keeps_keys_as_they_are() {
 }
 
 #[tokio::test]
-async fn columns_short_name_category_and_selectors_work() {
+async fn columns_short_name_and_selectors_work() {
     let cluster = Cluster::new().await;
     cluster.consumer("jazz", json!({ "name": "Jazz Team Server" })).await;
+    cluster.consumer("blues", json!({})).await;
+    let keys = Patch::Merge(json!({ "status": { "consumerKey": "the-key-of-jazz" } }));
+    cluster.consumers.patch_status("jazz", &PatchParams::default(), &keys).await.unwrap();
     let text = |args: &[&str]| String::from_utf8(kubectl(&cluster.namespace, args).stdout).unwrap();
+    let columns = |table: &str| -> Vec<String> {
+        let first = table.lines().next().unwrap().split("  ").map(str::trim);
+        first.filter(|column| !column.is_empty()).map(str::to_owned).collect()
+    };
+    let common = ["NAME", "CONSUMER NAME", "CONSUMER KEY", "STATUS", "ACTIVE", "READY", "AGE"];
     let table = text(&["get", "oac"]);
-    assert_eq!(
-        table.lines().next().unwrap().split("  ").map(str::trim).filter(|c| !c.is_empty()).collect::<Vec<_>>(),
-        ["NAME", "CONSUMER NAME", "CONSUMER KEY", "STATUS", "READY", "AGE"]
-    );
+    assert_eq!(columns(&table), common);
     assert!(table.contains("Jazz Team Server"));
-    let wide = text(&["get", "oauth", "-o", "wide"]);
-    assert!(["SECRET", "DECIDED BY", "REASON", "jazz-oauth", "Pending"].iter().all(|part| wide.contains(part)), "{wide}");
-    assert!(text(&["get", "oac", "--field-selector", "spec.secretRef.name=jazz-oauth"]).contains("jazz"));
-    assert!(!text(&["get", "oac", "--field-selector", "spec.secretRef.name=other"]).contains("jazz"));
-    let explained = text(&["explain", "oac.spec.approved"]);
-    assert!(explained.contains("true approves, false disapproves, absent means that nobody has"), "{explained}");
+    let wide = text(&["get", "oac", "-o", "wide"]);
+    assert_eq!(columns(&wide), [&common[..], &["SECRET", "DECIDED BY", "DECIDED", "REASON"]].concat());
+    let jazz = wide.lines().find(|line| line.starts_with("jazz")).unwrap();
+    assert!(["the-key-of-jazz", "Unknown", "jazz-oauth", "Pending"].iter().all(|part| jazz.contains(part)), "{wide}");
+
+    let names = |args: &[&str]| text(&[&["get", "oac", "-o", "name"], args].concat());
+    let jazz = "oauthconsumer.oauthconsumers.dev/jazz\n";
+    assert_eq!(names(&["--field-selector", "spec.secretRef.name=jazz-oauth"]), jazz);
+    assert_eq!(names(&["--field-selector", "spec.secretRef.name=other"]), "");
+    assert_eq!(names(&["--field-selector", "status.consumerKey=the-key-of-jazz"]), jazz);
+    assert_eq!(names(&["--field-selector", "status.consumerKey=another-key"]), "");
+    // OpenShift has a resource of that name, which `oc edit oauth cluster` is to find.
+    assert!(!kubectl(&cluster.namespace, &["get", "oauth"]).status.success(), "a category hides other resources of its name");
+    let explained = text(&["explain", "oac.spec.approved"]).split_whitespace().collect::<Vec<_>>().join(" ");
+    let expected = "true approves, false disapproves, absent means that it is still to be made";
+    assert!(explained.contains(expected), "{explained}");
+}
+
+#[test]
+fn the_crd_is_in_no_category() {
+    assert_eq!(crd().spec.names.categories, None);
 }
 
 #[tokio::test]

@@ -73,17 +73,17 @@ async fn healthy_is_what_needs_nothing_but_a_decision() {
     let short = health(&jazz("Ready", "False/SecretTooShort").await);
     assert!(short.starts_with("Degraded | SecretTooShort: "), "{short}");
 
-    // Nobody has to have approved, and whatever they decide is no fault. (On hold is not Suspended: a sync would wait.)
+    // No decision is a fault, nor is it one that none was made. (On hold is not Suspended: a sync would wait.)
     cluster.secret("jazz-oauth", SECRET).await;
-    let awaiting = health(&jazz("Approved", "False/AwaitingApproval").await);
-    assert!(awaiting.starts_with("Healthy | AwaitingApproval: nobody has decided yet"), "{awaiting}");
+    let awaiting = health(&jazz("Active", "False/AwaitingApproval").await);
+    assert!(awaiting.starts_with("Healthy | AwaitingApproval: the decision is still to be made"), "{awaiting}");
     cluster.edit("jazz", json!({ "approved": true })).await;
-    assert_eq!(health(&jazz("Approved", "True/Approved").await), "Healthy | Approved: sign-in is allowed");
+    assert_eq!(health(&jazz("Active", "True/Active").await), "Healthy | Active: the consumer can sign in");
     cluster.edit("jazz", json!({ "hold": { "reason": "leaked, INC-1234" } })).await;
-    let held = health(&jazz("Approved", "False/OnHold").await);
-    assert!(held.starts_with("Healthy | OnHold: on hold: leaked, INC-1234"), "{held}");
+    let held = health(&jazz("Active", "False/OnHold").await);
+    assert!(held.starts_with("Healthy | OnHold: on hold: leaked, INC-1234; an approver lifts it: kubectl "), "{held}");
     cluster.edit("jazz", json!({ "approved": false, "hold": null })).await;
-    let disapproved = health(&jazz("Approved", "False/Disapproved").await);
+    let disapproved = health(&jazz("Active", "False/Disapproved").await);
     assert!(disapproved.starts_with("Healthy | Disapproved: "), "{disapproved}");
 
     let key = cluster.get("jazz").await.status.unwrap().consumer_key.unwrap();
@@ -97,7 +97,7 @@ async fn healthy_is_what_needs_nothing_but_a_decision() {
     let outage = health(&jazz("Ready", "False/StoreUnavailable").await);
     assert!(outage.starts_with("Progressing | StoreUnavailable: "), "{outage}");
     faulty.set_down(false);
-    jazz("Approved", "True/Approved").await;
+    jazz("Active", "True/Active").await;
     operator.stop().await;
     // What is said of an older generation says nothing of this one.
     assert_eq!(health(&cluster.edit("jazz", json!({ "name": "Blues" })).await), waiting);

@@ -159,6 +159,7 @@ struct Race {
     controllers: [Step; 2],
 }
 
+#[allow(clippy::large_enum_variant, reason = "there are two of them at a time")]
 #[derive(Clone, Debug)]
 enum Step {
     Idle,

@@ -4,7 +4,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails may fail loudly")]
 
+mod approvals;
 mod closing;
+mod connections;
 mod crd;
 mod credentials;
 mod decisions;

@@ -1,9 +1,21 @@
 //! The program itself, as a process: what it prints, how it waits, how it ends.
 
-use std::process::{Command, Output};
+use std::fs::Permissions;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
 
+use rustix::process::{Pid, Signal, geteuid, kill_process};
+
+use crate::support::eventually;
+
 const PROGRAM: &str = env!("CARGO_BIN_EXE_oauthconsumer-operator");
+
+/// A user without rights.
+const NOBODY: u32 = 65_534;
 
 fn run(args: &[&str]) -> Output {
     Command::new(PROGRAM).args(args).output().unwrap()
@@ -82,6 +94,87 @@ fn bad_settings_are_refused_with_what_to_do() {
         let refused = run(args);
         let said = text(&refused.stderr);
         assert!(!refused.status.success() && said.contains(words), "{args:?}: {said}");
+    }
+}
+
+/// A program that may write cores of any size into this folder, ended with the test. It is never root.
+struct MayDump(Child);
+
+// === impl MayDump ===
+
+impl MayDump {
+    fn start(folder: &Path, program: &str, args: &[&str]) -> Self {
+        let mut command = Command::new("sh");
+        if geteuid().is_root() {
+            std::fs::set_permissions(folder, Permissions::from_mode(0o777)).unwrap();
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        let child = command
+            .args(["-c", r#"ulimit -c unlimited && exec "$0" "$@""#, program])
+            .args(args)
+            .current_dir(folder)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        Self(child.unwrap())
+    }
+
+    /// Whose files the kernel says those of the process to be.
+    fn owner(&self) -> u32 {
+        std::fs::metadata(format!("/proc/{}/auxv", self.0.id())).unwrap().uid()
+    }
+
+    /// Whether a core was written, or handed to a program that the kernel knows for that.
+    fn dumps_core(&mut self, signal: Signal) -> bool {
+        let pid = Pid::from_child(&self.0);
+        let status = loop {
+            // Rust handles the first SIGSEGV itself: it looks whether a stack is full.
+            kill_process(pid, signal).unwrap();
+            if let Some(status) = self.0.try_wait().unwrap() {
+                break status;
+            }
+            std::thread::yield_now();
+        };
+        assert_eq!(status.signal(), Some(signal.as_raw()), "{status}");
+        status.core_dumped()
+    }
+}
+
+impl Drop for MayDump {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_crash_leaves_no_core() {
+    for signal in [Signal::ABORT, Signal::SEGV] {
+        let [folder, other, copied] = [(); 3].map(|()| tempfile::tempdir().unwrap());
+        // Who is not root may not come to where it was built.
+        let copy = copied.path().join("program");
+        std::fs::copy(PROGRAM, &copy).unwrap();
+        std::fs::set_permissions(&copied, Permissions::from_mode(0o755)).unwrap();
+        let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let args = ["signin", "--store-url", "postgres://nobody@127.0.0.1:1/none", "--signin-addr", "127.0.0.1:0"];
+        let mut program =
+            MayDump::start(folder.path(), copy.to_str().unwrap(), &[&args[..], &["--admin-addr", &admin.to_string()]].concat());
+        eventually("it runs", || async { TcpStream::connect(admin).is_ok() }).await;
+        let said = |name: &str| std::fs::read_to_string(format!("/proc/{}/{name}", program.0.id())).unwrap();
+        let limits = said("limits");
+        let limit = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
+        assert_eq!(limit.split_whitespace().collect::<Vec<_>>(), ["0", "0", "bytes"]);
+        // The limit alone would not keep a core from a program that the kernel hands them to. Of a process that is not dumpable,
+        // these files are root's.
+        assert_eq!(program.owner(), 0, "it is dumpable");
+        assert!(!program.dumps_core(signal), "it dumps its core");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "a file was written");
+
+        // Another program may as well, and does: or nothing was shown.
+        let mut sleep = MayDump::start(other.path(), "sh", &["-c", "echo up >up; exec sleep 60"]);
+        eventually("it sleeps", || async { other.path().join("up").exists() }).await;
+        assert_ne!(sleep.owner(), 0);
+        assert!(sleep.dumps_core(signal), "no process dumps its core here");
     }
 }
 

@@ -3,11 +3,12 @@
 use std::process::Command;
 
 use axum::http::StatusCode;
-use oauthconsumer_operator::store::{self, Access};
+use oauthconsumer_operator::consumer::Record;
+use oauthconsumer_operator::store::{self, Access, ConsumerStore};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::support::{Check, Cluster, Companion, Operator, Proxy, TestStore, eventually, is, on_both_stores};
+use crate::support::{Check, Cluster, Companion, Operator, Proxy, TestStore, approved, eventually, is, on_both_stores, put};
 
 on_both_stores!(what_a_backup_approves_counts_when_it_was_compared);
 
@@ -144,5 +145,59 @@ async fn a_failover_that_loses_a_disapproval_does_not_bring_the_sign_in_back() {
     cluster.wait("jazz", "Approved", is("Active", "True/Active")).await;
     assert!(check.admits(&key, SECRET).await);
     operator.stop().await;
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_was_put_back_and_moved_on_is_not_taken_for_the_one_before() {
+    let pair = Pair::start();
+    let leader = pair.run("leader-port");
+    let proxy = Proxy::before(&Pair::url(&leader)).await;
+    let store = store::open(&Pair::url(&leader), Access::Controller).await.unwrap();
+    let vouch = async |store: &dyn ConsumerStore| {
+        let head = store.head().await.unwrap();
+        store.vouch("cluster", "default", &head.incarnation).await.unwrap();
+        head
+    };
+    vouch(&*store).await;
+    let jazz = approved("jazz", SECRET);
+    put(&*store, jazz.clone()).await;
+    put(&*store, Record { generation: 4, ..jazz.clone() }).await;
+    let check = Check::of(store::open(&proxy.url, Access::SignIn).await.unwrap()).await;
+    check.is_current().await;
+    let key = jazz.consumer_key.as_str();
+    assert!(check.admits(key, SECRET).await);
+    let before = store.head().await.unwrap();
+    store.close().await;
+
+    // The reader is cut off. Meanwhile the server starts once more on its timeline, as from a snapshot of its disk: its feed begins
+    // again further back, a disapproval gets a number that the reader has passed, and then it is ahead of the reader.
+    proxy.lead_to(None);
+    pair.run("kill-leader");
+    let woken = pair.run("wake-old-leader");
+    assert_eq!(woken, leader);
+    let mut connection = PgConnection::connect(&Pair::url(&woken)).await.unwrap();
+    for statement in [
+        "UPDATE feed SET head = 0, reload = 0",
+        "UPDATE oauth_consumers SET state = 'Disapproved'",
+        "UPDATE feed SET head = 1000",
+    ] {
+        sqlx::query(statement).execute(&mut connection).await.unwrap();
+    }
+    let store = store::open(&Pair::url(&woken), Access::Controller).await.unwrap();
+    let after = store.head().await.unwrap();
+    assert_eq!(after.timeline, before.timeline);
+    assert!(!after.is_of_same_life_as(&before) && !after.compared);
+    proxy.lead_to(Some(&format!("127.0.0.1:{woken}")));
+    eventually("it waits for a controller", || async {
+        check.directory.check().is_err_and(|doubt| doubt.contains("waiting for a controller to compare"))
+    })
+    .await;
+    assert_eq!(check.status(key, SECRET).await, StatusCode::SERVICE_UNAVAILABLE);
+    vouch(&*store).await;
+    check.is_current().await;
+    for _ in 0..20 {
+        assert!(!check.admits(key, SECRET).await);
+    }
     store.close().await;
 }

@@ -487,7 +487,7 @@ async fn a_sqlite_file_begins_a_new_life_with_each_controller() {
 }
 
 /// Writes so many tombstones behind the operator's back, removed two hours ago.
-async fn seed_tombstones(store: &TestStore, count: usize) {
+async fn seed_tombstones(store: &TestStore, count: u32) {
     bury(&*store.store, record("seed"), 2).await;
     let others = "cluster_id, installation, namespace, object, name, generation, state, secret_problem, secret_floor, reserved, \
                   updated_at, version, checksum";
@@ -505,13 +505,13 @@ async fn seed_tombstones(store: &TestStore, count: usize) {
 }
 
 async fn decisions_do_not_wait_for_a_pile_of_tombstones(store: TestStore) {
-    const COUNT: usize = 50_000;
+    const COUNT: u32 = 50_000;
     seed_tombstones(&store, COUNT).await;
     store.store.insert(record("decided")).await.unwrap();
     let dropping = async {
         let mut dropped = 0;
         loop {
-            let batch = store.store.drop_tombstones("cluster", &keep(COUNT as u32 * 2, 500)).await.unwrap();
+            let batch = store.store.drop_tombstones("cluster", &keep(COUNT * 2, 500)).await.unwrap();
             dropped += batch;
             if batch < 500 {
                 return dropped;
@@ -538,15 +538,15 @@ async fn decisions_do_not_wait_for_a_pile_of_tombstones(store: TestStore) {
         },
         deciding
     );
-    assert_eq!(dropped, COUNT + 1);
+    assert_eq!(dropped, COUNT as usize + 1);
     assert!(decisions > 10, "{decisions}");
 }
 
 async fn a_statement_for_many_rows_comes_to_its_end(store: TestStore) {
-    const COUNT: usize = 50_000;
+    const COUNT: u32 = 50_000;
     seed_tombstones(&store, COUNT).await;
     let head = store.store.head().await.unwrap().head;
-    assert_eq!(head, COUNT as i64 + 2, "each row is a change of its own");
+    assert_eq!(head, i64::from(COUNT) + 2, "each row is a change of its own");
     let last = store.text("SELECT CAST(MAX(change) AS TEXT) FROM oauth_consumers").await;
     assert_eq!(last, Some(head.to_string()));
     assert_eq!(
@@ -554,10 +554,10 @@ async fn a_statement_for_many_rows_comes_to_its_end(store: TestStore) {
         Some((COUNT + 1).to_string())
     );
     store.sql("UPDATE oauth_consumers SET name = 'Renamed'").await;
-    assert_eq!(store.store.head().await.unwrap().head, head + COUNT as i64 + 1);
+    assert_eq!(store.store.head().await.unwrap().head, head + i64::from(COUNT) + 1);
     store.sql("DELETE FROM oauth_consumers WHERE state = 'Removed'").await;
     let after = store.store.head().await.unwrap();
-    assert_eq!(after.reload, head + COUNT as i64 + 1, "readers that have not seen the last of them start over");
+    assert_eq!(after.reload, head + i64::from(COUNT) + 1, "readers that have not seen the last of them start over");
     assert!(after.head > after.reload);
 }
 

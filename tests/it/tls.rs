@@ -1,8 +1,11 @@
 //! TLS on both sides: to those who ask, and to the store.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use oauthconsumer_operator::hashing::HashPool;
@@ -10,9 +13,17 @@ use oauthconsumer_operator::signin::Certificate;
 use oauthconsumer_operator::store::{self, Access};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::{self, ClientConfig, ClientConnection, RootCertStore};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{CHEAP, Check, Companion, TestStore, approved, eventually, put, unlimited};
+use crate::support::wire::request;
+use crate::support::{CHEAP, Check, Companion, TestStore, approved, basic, eventually, put, unlimited};
 
 const SECRET: &str = "a secret, long enough for all";
 
@@ -99,6 +110,56 @@ async fn a_new_certificate_is_served_without_a_restart() {
     assert_eq!(curl(&check, &consumer_key, &old.certificate()), None);
     stop.cancel();
     follows.await.unwrap();
+}
+
+/// What is answered to a request that is sent in one piece with the end of the TLS handshake.
+fn exchange_at_once(address: SocketAddr, trusted: &Path, sent: &[u8]) -> std::io::Result<String> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(trusted).unwrap()).unwrap();
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let config = builder.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots).with_no_client_auth();
+    let mut client = ClientConnection::new(Arc::new(config), address.ip().into()).unwrap();
+    let mut stream = TcpStream::connect(address)?;
+    client.write_tls(&mut stream)?;
+    while client.is_handshaking() {
+        client.read_tls(&mut stream)?;
+        client.process_new_packets().unwrap();
+    }
+    client.writer().write_all(sent)?;
+    let mut flight = Vec::new();
+    while client.wants_write() {
+        client.write_tls(&mut flight)?;
+    }
+    stream.write_all(&flight)?;
+    let mut answer = String::new();
+    rustls::Stream::new(&mut client, &mut stream).read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_is_small_and_a_large_request_may_follow_at_once() {
+    let (store, authority) = (TestStore::sqlite().await, Authority::new());
+    let key = store.serving("jazz", SECRET).await;
+    let (chain, private) = (authority.path("tls.crt"), authority.path("tls.key"));
+    authority.issue("127.0.0.1", &chain, &private);
+    let certificate = Arc::new(Certificate::load(chain, private).unwrap());
+    let check = Check::serve(store.reader().await, unlimited(), HashPool::new(1, CHEAP), Some(certificate)).await;
+    check.is_current().await;
+    let cookie = [b"cookie: ", &vec![b'x'; 15 << 10][..]].concat();
+    let good = format!("authorization: {}", basic(&key, SECRET));
+    let sent = request("GET /signin HTTP/1.1", &[&cookie, good.as_bytes()]);
+    let (address, trusted) = (check.address, authority.certificate());
+    let answer = spawn_blocking(move || exchange_at_once(address, &trusted, &sent)).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+
+    // Records of a greeting that says to have 60,000 bytes: it is cut off long before.
+    let record = |content: &[u8]| [&[22, 3, 1][..], &u16::try_from(content.len()).unwrap().to_be_bytes(), content].concat();
+    let first = record(&[&[1, 0, 0xea, 0x60, 3, 3][..], &[0; 16_000]].concat());
+    let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+    client.write_all(&[first, record(&[0; 16_000]), record(&[0; 16_000])].concat()).await.unwrap();
+    let ended = timeout(Duration::from_secs(9), client.read(&mut [0; 16])).await;
+    let ended = ended.expect("it waits for more until the handshake's time is up");
+    assert!(!matches!(ended, Ok(1..)), "{ended:?}");
 }
 
 #[test]

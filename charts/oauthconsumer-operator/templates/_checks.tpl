@@ -46,13 +46,18 @@
 {{- else }}0{{ end -}}
 {{- end }}
 
-{{/* Who guesses makes all threads hash: a pod must not be killed for it. 64 MiB are for everything else, at the very least. */}}
+{{/*
+Who guesses makes all threads hash, and who hoards connections to /signin makes each of the 1,024 cost 32 KiB, or 64 KiB with TLS:
+a pod must not be killed for it. 64 MiB are for everything else, at the very least.
+*/}}
 {{- define "oac.check-memory" -}}
 {{- $threads := include "oac.hash-threads" . | int }}
 {{- $limit := include "oac.memory-limit" . | int }}
-{{- $need := add 64 (div (mul $threads (.root.Values.hash.memory | int)) 1024) | int }}
+{{- $connections := 0 }}
+{{- if .signin }}{{ $connections = ternary 64 32 (not (empty .root.Values.signin.tls.secretName)) }}{{ end }}
+{{- $need := add 64 $connections (div (mul $threads (.root.Values.hash.memory | int)) 1024) | int }}
 {{- if and $limit $threads (lt $limit $need) }}
-{{- fail (printf "%s.resources.limits: %d threads that hash keep hash.memory each, so memory has to be %dMi or more; or lower cpu" .what $threads $need) }}
+{{- fail (printf "%s.resources.limits: %d threads that hash keep hash.memory each, and connections to /signin may take %dMi, so memory has to be %dMi or more; or lower cpu" .what $threads $connections $need) }}
 {{- end }}
 {{- end }}
 

@@ -87,7 +87,7 @@ securityContext:
 {{/*
 livez depends on nothing but the process itself, so only a process that does not answer at all is restarted; its port is open
 before anything else is looked at, hence the same question tells when it has started. readyz is what takes a pod out of the
-Service; it may wait for the store, which answers within 5 s or not at all.
+Service; what it says of the store is what the process learned within the last seconds.
 */}}
 {{- define "oac.probes" -}}
 startupProbe:

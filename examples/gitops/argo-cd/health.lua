@@ -1,13 +1,14 @@
 -- The health of an OAuthConsumer. Argo CD runs this with Lua's base and table libraries only.
 --
--- Healthy means that the store holds what the object says, approved or not: no sync may wait for a person. That is also why
--- one on hold is not Suspended: a sync wave waits for that as it does for Progressing.
+-- Healthy means that the store holds what the object says (Ready), whatever was decided: no sync may wait for a person. The
+-- message says whether the consumer can sign in, and if not, why (Active). A consumer on hold is not Suspended, because a sync
+-- wave waits for that as it does for Progressing.
 local status = obj.status or {}
 local conditions = {}
 for _, condition in ipairs(status.conditions or {}) do
   conditions[condition.type] = condition
 end
-local ready, approved, stalled = conditions.Ready, conditions.Approved, conditions.Stalled
+local ready, active, stalled = conditions.Ready, conditions.Active, conditions.Stalled
 
 local function is(health, condition)
   return { status = health, message = condition.reason .. ": " .. condition.message }
@@ -22,4 +23,4 @@ end
 if ready.status ~= "True" then
   return is("Progressing", ready)
 end
-return is("Healthy", approved or ready)
+return is("Healthy", active or ready)

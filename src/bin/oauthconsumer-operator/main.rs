@@ -2,6 +2,7 @@
 
 #[allow(clippy::doc_markdown, reason = "its doc comments are help texts, not Markdown")]
 mod cli;
+mod process;
 mod run;
 
 use std::process::ExitCode;
@@ -12,6 +13,10 @@ use oauthconsumer_operator::api;
 use cli::{Cli, Command};
 
 fn main() -> ExitCode {
+    if let Err(error) = process::prepare() {
+        eprintln!("oauthconsumer-operator: failed to rule out core dumps: {error}");
+        return ExitCode::FAILURE;
+    }
     let result = match Cli::parse().command {
         Command::Run(options) => run::both(options),
         Command::Controller(options) => run::controller(options),

@@ -11,10 +11,10 @@ use oauthconsumer_operator::controller::{self, ApprovalProof, Settings, cleanup}
 use oauthconsumer_operator::hashing::HashPool;
 use oauthconsumer_operator::signin::{self, Certificate, Verifier};
 use oauthconsumer_operator::store::{self, Access, ConsumerStore, OpenError};
-use oauthconsumer_operator::telemetry::{self, AdminState, Metrics, Readiness};
+use oauthconsumer_operator::telemetry::{self, Metrics, Readiness};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -45,6 +45,12 @@ const SHOWN: usize = 10;
 /// Watches end by themselves after 30 s; a connection that is silent for longer is dead.
 const SILENCE: Duration = Duration::from_secs(35);
 
+/// How often the store is asked for `/readyz`.
+const STORE_PERIOD: Duration = Duration::from_secs(1);
+
+/// How long the store may take to answer that: a little longer than stores themselves wait for a database.
+const STORE_TIMEOUT: Duration = Duration::from_secs(6);
+
 pub fn both(options: RunOptions) -> Outcome {
     start(options.common, Some(options.controller), Some(options.signin))
 }
@@ -69,7 +75,7 @@ fn start(common: Common, controller: Option<ControllerOptions>, signin: Option<S
 struct Process {
     metrics: Arc<Metrics>,
     readiness: Readiness,
-    /// What the controller writes to and `/readyz` asks.
+    /// What the controller writes to.
     store: Arc<OnceLock<Arc<dyn ConsumerStore>>>,
     /// What sign-ins are checked against: connections of their own, so that reconciles keep nobody from signing in.
     signin_store: Arc<OnceLock<Arc<dyn ConsumerStore>>>,
@@ -96,9 +102,11 @@ impl Process {
         // Ports first: what is still missing shows there, and a sign-in gets a 503 rather than silence.
         let listener = listen(common.admin_addr, "--admin-addr").await?;
         info!(version = env!("CARGO_PKG_VERSION"), admin = %listener.local_addr()?, "starting");
-        let admin = AdminState { metrics: self.metrics.clone(), readiness: self.readiness.clone(), store: self.store.clone() };
-        let serve = telemetry::serve(listener, admin, shutdown.clone());
-        self.tasks.spawn(async move { serve.await.map_err(|error| format!("the admin port failed: {error}")) });
+        let serve = telemetry::port(self.metrics.clone(), self.readiness.clone()).serve(listener, shutdown.clone());
+        self.tasks.spawn(async move {
+            serve.await;
+            Ok(())
+        });
         if let Some(options) = &signin {
             self.check_signins(options, cost, &shutdown).await?;
         }
@@ -115,6 +123,11 @@ impl Process {
             let _ = self.signin_store.set(own);
         }
         self.readiness.met("store");
+        let (asks, readiness, stop) = (store.clone(), self.readiness.clone(), shutdown.clone());
+        self.tasks.spawn(async move {
+            watch_store(&*asks, &readiness, stop).await;
+            Ok(())
+        });
         if let (Some(options), Some(config)) = (controller, config) {
             let client =
                 kube::Client::try_from(config).map_err(|error| format!("failed to make a Kubernetes client: {error}"))?;
@@ -151,7 +164,7 @@ impl Process {
             });
         }
         let (follows, stop) = (verifier.clone(), shutdown.clone());
-        let serve = signin::serve(listener, certificate, signin::routes(verifier, metrics), shutdown.clone());
+        let serve = signin::port(verifier, metrics, certificate).serve(listener, shutdown.clone());
         self.tasks.spawn(async move {
             tokio::join!(follows.follow(stop), serve);
             Ok(())
@@ -323,6 +336,23 @@ async fn control(
     let hashing = HashPool::new((cores() - 1).max(1), cost);
     let ended = controller::run(settings, client, store, hashing, metrics, readiness, shutdown).await;
     ended.map_err(|panic| format!("a part of the controller panicked: {panic}"))
+}
+
+/// Keeps known whether the store answers, so that requests to `/readyz` cost it nothing.
+async fn watch_store(store: &dyn ConsumerStore, readiness: &Readiness, shutdown: CancellationToken) {
+    let mut period = tokio::time::interval(STORE_PERIOD);
+    period.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let asked = async {
+            period.tick().await;
+            timeout(STORE_TIMEOUT, store.head()).await
+        };
+        match tokio::select! { asked = asked => asked, () = shutdown.cancelled() => return } {
+            Ok(Ok(_)) => readiness.met("store"),
+            Ok(Err(error)) => readiness.missing("store", error.to_string()),
+            Err(_) => readiness.missing("store", format!("it has not answered for {} s", STORE_TIMEOUT.as_secs())),
+        }
+    }
 }
 
 /// The cluster's identity, waiting for the API server. Answers none when told to shut down.

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
@@ -20,11 +21,33 @@ pub const CONTROLLER: &str = "system:serviceaccount:oac-system:oac-controller";
 /// are about something else.
 const POLICIES: &str = "tests.oauthconsumers.dev/policies";
 
+const APPROVE: &str = "oauthconsumers-approve";
+const STAMP: &str = "oauthconsumers-stamp";
+
+/// The chart's `oauthconsumers-stamp` for Kubernetes 1.33, beside the one for 1.36.
+const OLD_STAMP: &str = "tests-stamp-of-1.33";
+
+/// A policy of other people's.
+const QUOTING: &str = "tests-quoting";
+
+const GUARDS: [Guard; 10] = [
+    Guard::Deny,
+    Guard::Warn,
+    Guard::Audit,
+    Guard::Excluded,
+    Guard::Unstamped,
+    Guard::Kubernetes133,
+    Guard::Emptied,
+    Guard::WithoutCreate,
+    Guard::WithoutUpdate,
+    Guard::Quoted,
+];
+
 /// Who tries out whether the policies are at work.
 const PROBE: &str = "probe";
 
 /// How a namespace is guarded.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guard {
     /// As the chart does it.
     Deny,
@@ -36,6 +59,17 @@ pub enum Guard {
     Excluded,
     /// As the chart does it, but for the stamp: the API server cannot set it.
     Unstamped,
+    /// As the chart does it on Kubernetes 1.33, which knows no stamp.
+    Kubernetes133,
+    /// As the chart does it, but the first validation of `oauthconsumers-approve` was emptied: it is `true`.
+    Emptied,
+    /// As the chart does it, but `oauthconsumers-approve` is not asked about creations.
+    WithoutCreate,
+    /// As the chart does it, but `oauthconsumers-approve` is not asked about updates.
+    WithoutUpdate,
+    /// As the chart does it, but in place of `oauthconsumers-approve` another policy refuses what the controller tries out, with
+    /// a message that quotes the consumer's name.
+    Quoted,
 }
 
 /// What `helm template` makes of the chart, as the release `oac` in the namespace `oac-system`.
@@ -66,14 +100,7 @@ pub async fn guarded(guard: Guard) -> Cluster {
 
 /// Changes how a namespace is guarded, and waits until it is.
 pub async fn bind(cluster: &Cluster, guard: Guard) {
-    let label = match guard {
-        Guard::Deny => json!("deny"),
-        Guard::Warn => json!("warn"),
-        Guard::Audit => json!("audit"),
-        Guard::Excluded => Value::Null,
-        Guard::Unstamped => json!("unstamped"),
-    };
-    let patch = Patch::Merge(json!({ "metadata": { "labels": { POLICIES: label } } }));
+    let patch = Patch::Merge(json!({ "metadata": { "labels": { POLICIES: guard.label() } } }));
     Api::<Namespace>::all(cluster.client.clone()).patch(&cluster.namespace, &PatchParams::default(), &patch).await.unwrap();
     grant(&cluster.client, &cluster.namespace, PROBE, "oauthconsumers-editor").await;
     allow(&cluster.client, &cluster.namespace, PROBE, ("", "secrets", "get")).await;
@@ -92,8 +119,7 @@ pub async fn bind(cluster: &Cluster, guard: Guard) {
         let refused = try_out(true).await.is_err_and(|error| error.to_string().contains("oauthconsumers-approve"));
         // The stamp is set where the policies are bound, whatever they do about what they refuse.
         let stamped = try_out(false).await.is_ok_and(|object| object.annotations().get(DECIDED_BY).is_some_and(|by| by == PROBE));
-        refused == matches!(guard, Guard::Deny | Guard::Unstamped)
-            && stamped == !matches!(guard, Guard::Excluded | Guard::Unstamped)
+        refused == guard.refuses_approved_creation() && stamped == guard.stamps()
     })
     .await;
 }
@@ -109,7 +135,7 @@ pub async fn grant(client: &Client, namespace: &str, user: &str, role: &str) {
     apply(client, binding).await;
 }
 
-/// Gives a user a Role of this one rule in a namespace.
+/// Gives a user a Role of this one rule in a namespace, and waits until the API server goes by it.
 pub async fn allow(client: &Client, namespace: &str, user: &str, (group, resource, verb): (&str, &str, &str)) {
     let name = format!("{user}-{verb}-{}", resource.replace('/', "-"));
     let role = json!({
@@ -123,6 +149,16 @@ pub async fn allow(client: &Client, namespace: &str, user: &str, (group, resourc
     });
     apply(client, role).await;
     apply(client, binding).await;
+    let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+    let asked = json!({ "spec": { "user": user, "resourceAttributes": {
+        "namespace": namespace, "group": group, "resource": resource, "subresource": subresource, "verb": verb,
+    } } });
+    let asked: SubjectAccessReview = serde_json::from_value(asked).unwrap();
+    let reviews: Api<SubjectAccessReview> = Api::all(client.clone());
+    eventually("the role counts", || async {
+        reviews.create(&PostParams::default(), &asked).await.unwrap().status.is_some_and(|status| status.allowed)
+    })
+    .await;
 }
 
 /// Server-side apply of any object.
@@ -152,29 +188,124 @@ fn is_right_of_controller(object: &Value) -> bool {
 /// The policies and the people's roles, as the chart has them; but each binding for the namespaces that are labelled for it.
 async fn install_policies(client: &Client) {
     let mut objects = render(&["--set", "secrets.clusterWide=true"]);
+    let mut old_stamp = render(&["--set", "secrets.clusterWide=true", "--kube-version", "1.33"]);
+    old_stamp.retain(|object| object["kind"] == "ValidatingAdmissionPolicy" && object["metadata"]["name"] == STAMP);
+    let [mut old_stamp] = <[Value; 1]>::try_from(old_stamp).unwrap();
+    old_stamp["metadata"]["name"] = json!(OLD_STAMP);
+    objects.extend([old_stamp, quoting_policy()]);
     // The one that is tried out comes last: when the API server knows it, it knows them all.
     objects.sort_by_key(|object| {
         let kind = object["kind"].as_str().unwrap();
-        (kind.ends_with("Binding"), object["metadata"]["name"] == "oauthconsumers-approve")
+        (kind.ends_with("Binding"), object["metadata"]["name"] == APPROVE)
     });
+    apply(client, quoting_binding()).await;
     for mut object in objects {
-        let kind = object["kind"].as_str().unwrap().to_owned();
-        let is_peoples = kind == "ClusterRole" && object["metadata"]["name"].as_str().unwrap().starts_with("oauthconsumers-");
+        let (kind, name) = (object["kind"].as_str().unwrap().to_owned(), object["metadata"]["name"].as_str().unwrap().to_owned());
+        let is_peoples = kind == "ClusterRole" && name.starts_with("oauthconsumers-");
         if kind.ends_with("PolicyBinding") {
-            let name = object["metadata"]["name"].as_str().unwrap().to_owned();
-            for (label, action) in [("deny", "Deny"), ("warn", "Warn"), ("audit", "Audit"), ("unstamped", "Deny")] {
-                if label == "unstamped" && kind.starts_with("Mutating") {
-                    continue;
+            for guard in GUARDS {
+                if let Some(binding) = guard.binding(&object) {
+                    apply(client, binding).await;
                 }
-                object["metadata"]["name"] = json!(format!("{name}-{label}"));
-                object["spec"]["matchResources"] = json!({ "namespaceSelector": { "matchLabels": { POLICIES: label } } });
-                if kind.starts_with("Validating") {
-                    object["spec"]["validationActions"] = json!([action]);
-                }
-                apply(client, object.clone()).await;
             }
         } else if kind.ends_with("Policy") && kind.contains("Admission") || is_peoples {
+            if name == APPROVE {
+                let first = &mut object["spec"]["validations"][0]["expression"];
+                let label = format!("namespaceObject.metadata.?labels[?'{POLICIES}'].orValue('')");
+                *first = json!(format!("{label} == {} || ({})", Guard::Emptied.label(), first.as_str().unwrap()));
+            }
             apply(client, object).await;
         }
+    }
+}
+
+/// Refuses every dry run of the controller, in the words that an editor chose.
+fn quoting_policy() -> Value {
+    let rule = json!({
+        "apiGroups": ["oauthconsumers.dev"], "apiVersions": ["v1alpha1"], "operations": ["CREATE", "UPDATE"],
+        "resources": ["oauthconsumers"],
+    });
+    json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": { "name": QUOTING },
+        "spec": {
+            "matchConstraints": { "resourceRules": [rule] },
+            "validations": [{
+                "expression": format!("request.userInfo.username != '{CONTROLLER}' || !request.?dryRun.orValue(false)"),
+                "reason": "Forbidden",
+                "messageExpression": "'the name ' + object.spec.name + ' is not a good one'",
+            }],
+        },
+    })
+}
+
+fn quoting_binding() -> Value {
+    let namespaces = json!({ "matchLabels": { POLICIES: Guard::Quoted.label() } });
+    json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding", "metadata": { "name": QUOTING },
+        "spec": { "policyName": QUOTING, "validationActions": ["Deny"], "matchResources": { "namespaceSelector": namespaces } },
+    })
+}
+
+// === impl Guard ===
+
+impl Guard {
+    fn label(self) -> Value {
+        match self {
+            Self::Deny => json!("deny"),
+            Self::Warn => json!("warn"),
+            Self::Audit => json!("audit"),
+            Self::Excluded => Value::Null,
+            Self::Unstamped => json!("unstamped"),
+            Self::Kubernetes133 => json!("kubernetes-1.33"),
+            Self::Emptied => json!("emptied"),
+            Self::WithoutCreate => json!("without-create"),
+            Self::WithoutUpdate => json!("without-update"),
+            Self::Quoted => json!("quoted"),
+        }
+    }
+
+    /// Whether `oauthconsumers-approve` keeps an editor from creating an approved consumer.
+    fn refuses_approved_creation(self) -> bool {
+        matches!(self, Self::Deny | Self::Unstamped | Self::Kubernetes133 | Self::WithoutUpdate)
+    }
+
+    fn stamps(self) -> bool {
+        !matches!(self, Self::Excluded | Self::Unstamped | Self::Kubernetes133)
+    }
+
+    /// The chart's binding of a policy, for the namespaces that are guarded like this; none if the policy is not bound there.
+    fn binding(self, chart: &Value) -> Option<Value> {
+        let (kind, policy) = (chart["kind"].as_str().unwrap(), chart["spec"]["policyName"].as_str().unwrap());
+        let is_left_out = kind.starts_with("Mutating") && !self.stamps() || self == Self::Quoted && policy == APPROVE;
+        if is_left_out || self == Self::Excluded {
+            return None;
+        }
+        let label = self.label().as_str().unwrap().to_owned();
+        let mut binding = chart.clone();
+        binding["metadata"]["name"] = json!(format!("{}-{label}", chart["metadata"]["name"].as_str().unwrap()));
+        let mut matched = json!({ "namespaceSelector": { "matchLabels": { POLICIES: label } } });
+        let left = match self {
+            Self::WithoutCreate => Some("UPDATE"),
+            Self::WithoutUpdate => Some("CREATE"),
+            _ => None,
+        };
+        if let Some(operation) = left.filter(|_| policy == APPROVE) {
+            matched["resourceRules"] = json!([{
+                "apiGroups": ["oauthconsumers.dev"], "apiVersions": ["v1alpha1"], "operations": [operation], "resources": ["oauthconsumers"],
+            }]);
+        }
+        binding["spec"]["matchResources"] = matched;
+        if kind.starts_with("Validating") {
+            let action = match self {
+                Self::Warn => "Warn",
+                Self::Audit => "Audit",
+                _ => "Deny",
+            };
+            binding["spec"]["validationActions"] = json!([action]);
+            if self == Self::Kubernetes133 && policy == STAMP {
+                binding["spec"]["policyName"] = json!(OLD_STAMP);
+            }
+        }
+        Some(binding)
     }
 }

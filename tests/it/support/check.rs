@@ -88,8 +88,8 @@ impl Check {
         let directory = verifier.directory();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let routes = signin::routes(verifier.clone(), metrics.clone());
-        tokio::spawn(signin::serve(listener, certificate, routes, shutdown.clone()));
+        let port = signin::port(verifier.clone(), metrics.clone(), certificate);
+        tokio::spawn(port.serve(listener, shutdown.clone()));
         let stop = shutdown.clone();
         tokio::spawn(async move { verifier.follow(stop).await });
         let client = Client::builder(TokioExecutor::new()).build_http();

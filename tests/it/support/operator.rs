@@ -9,7 +9,8 @@ use axum::http::{Request, StatusCode};
 use oauthconsumer_operator::consumer::SecretLimits;
 use oauthconsumer_operator::controller::{self, ApprovalProof, Settings};
 use oauthconsumer_operator::hashing::HashPool;
-use oauthconsumer_operator::signin::{self, Peer, Verifier};
+use oauthconsumer_operator::listener::Peer;
+use oauthconsumer_operator::signin::{self, Verifier};
 use oauthconsumer_operator::store::ConsumerStore;
 use oauthconsumer_operator::telemetry::{Effects, Metrics, Readiness, ReconcileResult};
 use tokio::task::JoinHandle;
@@ -22,6 +23,7 @@ use super::records::CHEAP;
 
 pub struct Operator {
     pub metrics: Arc<Metrics>,
+    pub readiness: Readiness,
     pub requests: Requests,
     store: Arc<dyn ConsumerStore>,
     shutdown: CancellationToken,
@@ -58,10 +60,10 @@ impl Operator {
         adjust(&mut settings);
         let (metrics, shutdown) = (Arc::new(Metrics::default()), CancellationToken::new());
         let hashing = HashPool::new(1, CHEAP);
-        let run =
-            controller::run(settings, client, store.clone(), hashing, metrics.clone(), Readiness::default(), shutdown.clone());
+        let readiness = Readiness::default();
+        let run = controller::run(settings, client, store.clone(), hashing, metrics.clone(), readiness.clone(), shutdown.clone());
         let task = tokio::spawn(async move { run.await.expect("a part of the controller panicked") });
-        let operator = Self { metrics, requests, store, shutdown, task };
+        let operator = Self { metrics, readiness, requests, store, shutdown, task };
         super::eventually("the operator watches, and its records count unless the store is down", || async {
             operator.metrics.watching.get() == 1 && operator.store.head().await.map_or(true, |head| head.compared)
         })

@@ -1,0 +1,373 @@
+//! Connections, the same for every port: how many there are, whose they are, and how long they may take.
+
+mod places;
+mod progress;
+mod subscriber;
+
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::Request;
+use hyper::body::{Body, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::TokioIo;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use hyper_util::service::TowerToHyperService;
+use ipnet::IpNet;
+use prometheus_client::metrics::counter::Counter;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Join, Take, join};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use places::{Place, Places};
+use progress::{Observed, Progress};
+pub use subscriber::Subscriber;
+
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// What a client may send until its TLS handshake has ended, in bytes. Some 2 KiB are the handshake's, of which rustls would keep
+/// 64 KiB; a first record of 16 KiB may follow at once.
+const HANDSHAKE_BYTES: u64 = 32 * 1024;
+
+/// How long requests that have begun may take once told to stop. Hashes that wait take less than two seconds.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// The pause when there is no room for one more connection in the process.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The address at the other end of the connection: each request carries it as an extension.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub IpAddr);
+
+/// What a port grants its clients.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections at once.
+    pub connections: usize,
+    /// The largest head of a request, in bytes: 8 KiB or more.
+    pub head: usize,
+    /// The networks of gateways. Many clients come through each of their addresses, so they have no share: they may use all
+    /// connections, and a quarter is kept for them.
+    pub gateways: Vec<IpNet>,
+}
+
+/// What is served on a port, and how.
+pub struct Port {
+    /// Answers requests.
+    pub routes: Router,
+    /// What clients are granted.
+    pub limits: Limits,
+    /// Counts connections that get no place, or lose theirs to another one.
+    pub refused: Counter,
+    /// Asked for each connection, if they are encrypted.
+    pub acceptor: Option<Box<dyn Fn() -> TlsAcceptor + Send>>,
+}
+
+// === impl Limits ===
+
+impl Limits {
+    /// The connections that one address may have unless it is a gateway's. Where no gateway is known, each address may be one.
+    #[must_use]
+    pub fn per_address(&self) -> usize {
+        self.connections / if self.gateways.is_empty() { 2 } else { 8 }
+    }
+
+    /// The connections that all addresses together may have which are no gateway's.
+    #[must_use]
+    pub fn for_clients(&self) -> usize {
+        self.connections - if self.gateways.is_empty() { 0 } else { self.connections / 4 }
+    }
+}
+
+// === impl Port ===
+
+impl Port {
+    /// Serves connections until the token is cancelled, and finishes what has begun.
+    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
+        let Self { routes, limits, refused, acceptor } = self;
+        let (graceful, head) = (GracefulShutdown::new(), limits.head);
+        let places = Places::new(limits, refused);
+        loop {
+            let accepted = tokio::select! { accepted = listener.accept() => accepted, () = shutdown.cancelled() => break };
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // The client has gone already, or the process has no file descriptor left. Both pass.
+                    warn!(%error, "a connection could not be accepted");
+                    sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            // Without a place it is closed at once, so that those behind it are accepted.
+            let Some(place) = places.take(peer.ip()) else { continue };
+            let connection = Connection { peer: Peer(peer.ip()), progress: place.progress.clone(), routes: routes.clone(), head };
+            tokio::spawn(hold(place, stream, acceptor.as_ref().map(|acceptor| acceptor()), connection, graceful.watcher()));
+        }
+        drop(listener);
+        if timeout(GRACE, graceful.shutdown()).await.is_err() {
+            warn!("clients that were still sending were cut off");
+        }
+    }
+}
+
+/// Serves a connection for as long as it has its place.
+async fn hold(place: Place, stream: TcpStream, acceptor: Option<TlsAcceptor>, connection: Connection, watcher: Watcher) {
+    let _ = stream.set_nodelay(true);
+    let served = async {
+        match acceptor {
+            None => connection.serve(stream, watcher).await,
+            Some(acceptor) => match timeout(HANDSHAKE, handshake(acceptor, stream)).await {
+                Ok(Ok(stream)) => {
+                    connection.progress.restart();
+                    connection.serve(stream, watcher).await;
+                }
+                Ok(Err(error)) => debug!(%error, "a TLS handshake failed"),
+                Err(_) => debug!("a TLS handshake took too long"),
+            },
+        }
+    };
+    tokio::select! {
+        () = served => {}
+        () = place.evicted.notified() => debug!("a connection had to make room for another one"),
+    }
+}
+
+type Limited = Join<Take<OwnedReadHalf>, OwnedWriteHalf>;
+
+async fn handshake(acceptor: TlsAcceptor, stream: TcpStream) -> io::Result<TlsStream<Limited>> {
+    let (reading, writing) = stream.into_split();
+    let mut stream = acceptor.accept(join(reading.take(HANDSHAKE_BYTES), writing)).await?;
+    stream.get_mut().0.reader_mut().set_limit(u64::MAX);
+    Ok(stream)
+}
+
+struct Connection {
+    peer: Peer,
+    progress: Progress,
+    routes: Router,
+    head: usize,
+}
+
+// === impl Connection ===
+
+impl Connection {
+    async fn serve<S>(self, stream: S, watcher: Watcher)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let Self { peer, progress, routes, head } = self;
+        let (routes, observer) = (TowerToHyperService::new(routes), progress.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            observer.begin(request.body().size_hint().exact());
+            request.extensions_mut().insert(peer);
+            let (answer, observer) = (routes.call(request), observer.clone());
+            async move {
+                let answer = answer.await;
+                observer.finish();
+                answer
+            }
+        });
+        let connection = http1::Builder::new()
+            // This one would also close idle connections.
+            .header_read_timeout(None)
+            .max_header_size(head)
+            // This alone would let through what fits into the last buffer that is read.
+            .max_buf_size(head)
+            .serve_connection(TokioIo::new(Observed { stream, progress: progress.clone() }), service);
+        tokio::select! {
+            biased;
+            ended = watcher.watch(connection) => if let Err(error) = ended {
+                debug!(%error, "a connection ended");
+            },
+            () = progress.overdue() => debug!("a connection was idle or stuck"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::Arc;
+
+    use axum::extract::Request;
+    use axum::routing::any;
+    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+    use tokio::time::Instant;
+
+    use super::progress::{HEAD, IDLE};
+    use super::*;
+
+    const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    const HALF_A_HEAD: &[u8] = b"GET / HTTP/1.1\r\nauthorization: Bas";
+    const MOMENT: Duration = Duration::from_millis(100);
+
+    // Time is paused: it goes on at once when all that is left to do is to wait for it.
+
+    /// Answers once the body is there.
+    fn routes() -> Router {
+        Router::new().fallback(async |request: Request| {
+            let _ = axum::body::to_bytes(request.into_body(), 1 << 10).await;
+        })
+    }
+
+    /// Serves this side of a connection.
+    async fn serve(socket: DuplexStream) {
+        let (peer, progress, graceful) = (Peer(Ipv4Addr::LOCALHOST.into()), Progress::new(), GracefulShutdown::new());
+        let connection = Connection { peer, progress, routes: routes(), head: 16 << 10 };
+        connection.serve(socket, graceful.watcher()).await;
+    }
+
+    /// For how long a connection stays open on which the client does this, and what it was answered.
+    async fn open_while<F: Future>(client_does: impl FnOnce(tokio::io::WriteHalf<DuplexStream>) -> F) -> (Duration, String) {
+        let (client, socket) = duplex(1 << 16);
+        let (mut reading, writing) = tokio::io::split(client);
+        let (since, mut answers) = (Instant::now(), Vec::new());
+        let client = async {
+            client_does(writing).await;
+            std::future::pending::<()>().await;
+        };
+        let served = async {
+            serve(socket).await;
+            since.elapsed()
+        };
+        let open = tokio::select! {
+            open = timeout(IDLE * 4, served) => open.expect("the connection is still open"),
+            () = client => unreachable!("the client stays"),
+        };
+        reading.read_to_end(&mut answers).await.unwrap();
+        (open, String::from_utf8(answers).unwrap())
+    }
+
+    fn is_about(open: Duration, expected: Duration) {
+        assert!(open >= expected && open < expected + MOMENT, "{open:?} instead of {expected:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_stops_in_the_middle_of_a_head_is_left() {
+        for sent in [&b""[..], b"\r\n\r\n", HALF_A_HEAD] {
+            let (open, answers) = open_while(async |mut client| client.write_all(sent).await).await;
+            is_about(open, HEAD);
+            assert_eq!(answers, "");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_its_head_byte_by_byte_is_left() {
+        for first in [&b""[..], GET] {
+            let sent_slowly = async |mut client: tokio::io::WriteHalf<_>| {
+                client.write_all(first).await.unwrap();
+                for byte in HALF_A_HEAD.iter().cycle() {
+                    sleep(HEAD / 20).await;
+                    let _ = client.write_all(&[*byte]).await;
+                }
+            };
+            let (open, _) = open_while(sent_slowly).await;
+            is_about(open, if first.is_empty() { HEAD } else { HEAD + HEAD / 20 });
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_on_a_connection_that_was_idle_has_its_own_time() {
+        let (open, answers) = open_while(async |mut client| {
+            for _ in 0..3 {
+                client.write_all(GET).await.unwrap();
+                sleep(IDLE * 9 / 10).await;
+            }
+            client.write_all(HALF_A_HEAD).await.unwrap();
+        })
+        .await;
+        is_about(open, IDLE * 9 / 10 * 3 + HEAD);
+        assert_eq!(answers.matches("HTTP/1.1 200 ").count(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_a_head_behind_a_request_counts_from_the_answer() {
+        let form = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nabcd";
+        let chunks = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n4\r\nabcd\r\n0\r\n\r\n";
+        for whole in [GET, form, chunks, b"\r\n\r\nGET / HTTP/1.1\nhost: a\n\n"] {
+            let (open, answers) = open_while(async |mut client| client.write_all(&[whole, HALF_A_HEAD].concat()).await).await;
+            is_about(open, HEAD);
+            assert_eq!(answers.matches("HTTP/1.1 200 ").count(), 1, "{answers}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_keeps_its_connection_idle_is_left() {
+        let form = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\n";
+        for (head, body) in [(GET, &b""[..]), (form, b"abcd"), (b"\r\nGET / HTTP/1.1\nhost: a\n\n", b"")] {
+            let (open, answers) = open_while(async |mut client| {
+                client.write_all(head).await.unwrap();
+                client.write_all(body).await.unwrap();
+            })
+            .await;
+            is_about(open, IDLE);
+            assert!(answers.starts_with("HTTP/1.1 200 "), "{answers}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_ends_the_connection() {
+        let half = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nab";
+        let (open, _) = open_while(async |mut client| client.write_all(half).await).await;
+        is_about(open, IDLE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_read_its_answers_is_left() {
+        let (mut client, socket) = duplex(1 << 10);
+        let asking = async {
+            while client.write_all(GET).await.is_ok() {}
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            ended = timeout(IDLE + MOMENT, serve(socket)) => ended.expect("the connection is still open"),
+            () = asking => unreachable!("it reads nothing"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_is_too_large_is_answered_so() {
+        let head = |length: usize| {
+            let padding = length - "GET / HTTP/1.1\r\nx: \r\n\r\n".len();
+            ["GET / HTTP/1.1\r\nx: ", &"y".repeat(padding), "\r\n\r\n"].concat().into_bytes()
+        };
+        for (length, answer) in [(16 << 10, "HTTP/1.1 200 "), ((16 << 10) + 1, "HTTP/1.1 431 "), (17 << 10, "HTTP/1.1 431 ")] {
+            let (open, answers) = open_while(async |mut client| client.write_all(&head(length)).await).await;
+            assert!(answers.starts_with(answer), "{length}: {answers}");
+            assert!(answer.contains("200") || open < MOMENT, "{open:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_who_stalls_keeps_it_from_ending() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (shutdown, asked) = (CancellationToken::new(), Arc::new(tokio::sync::Notify::new()));
+        let asks = asked.clone();
+        let never = any(move || async move {
+            asks.notify_one();
+            std::future::pending::<()>().await;
+        });
+        let limits = Limits { connections: 8, head: 8 << 10, gateways: Vec::new() };
+        let port = Port { routes: Router::new().route("/never", never), limits, refused: Counter::default(), acceptor: None };
+        let serving = tokio::spawn(port.serve(listener, shutdown.clone()));
+        let mut clients = Vec::new();
+        for sent in [&b""[..], HALF_A_HEAD, b"GET /never HTTP/1.1\r\n\r\n"] {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(sent).await.unwrap();
+            clients.push(client);
+        }
+        asked.notified().await;
+        shutdown.cancel();
+        timeout(GRACE * 2, serving).await.expect("it still serves").unwrap();
+    }
+}

@@ -1,0 +1,196 @@
+//! How far a connection has come with its request, and until when it has to come further.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, sleep_until};
+
+/// How long a client may take for a head, from the connection on or from the head's first byte on.
+pub(super) const HEAD: Duration = Duration::from_secs(10);
+
+/// How long a connection may be idle, and how long a client may take to read its answer. Gateways keep theirs for less, so that
+/// they close first and no request meets a closed connection.
+pub(super) const IDLE: Duration = Duration::from_secs(75);
+
+/// How far a connection has come. The connection writes it, and whoever needs its place reads it.
+#[derive(Clone)]
+pub(super) struct Progress(Arc<Mutex<State>>);
+
+struct State {
+    stage: Stage,
+    since: Instant,
+    received: Received,
+    /// The length of the request under way, unless it is unknown.
+    length: Option<u64>,
+    /// Whether more came than one request. What is left of it cannot be told, so the connection never counts as idle again.
+    pipelines: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nothing of the next request has come.
+    Idle,
+    /// A head is due.
+    Head,
+    /// The head is complete and the answer is not.
+    Request,
+}
+
+/// What was received since the last request.
+#[derive(Default)]
+struct Received {
+    bytes: u64,
+    /// The length of the head, once it is complete.
+    head: Option<u64>,
+    /// Empty lines before the head do not end it.
+    has_begun: bool,
+    is_line_empty: bool,
+}
+
+// === impl Progress ===
+
+impl Progress {
+    /// A connection that was just accepted: its first head is due.
+    pub(super) fn new() -> Self {
+        let (since, received) = (Instant::now(), Received::default());
+        Self(Arc::new(Mutex::new(State { stage: Stage::Head, since, received, length: None, pipelines: false })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A first head is due again: a TLS handshake has ended.
+    pub(super) fn restart(&self) {
+        self.state().since = Instant::now();
+    }
+
+    /// These bytes have come.
+    pub(super) fn receive(&self, bytes: &[u8]) {
+        let mut state = self.state();
+        state.received.count(bytes);
+        if state.stage == Stage::Idle && !bytes.is_empty() {
+            state.enter(Stage::Head);
+        }
+    }
+
+    /// The head is complete. `body` is the length of what follows, unless it is unknown.
+    pub(super) fn begin(&self, body: Option<u64>) {
+        let mut state = self.state();
+        state.length = state.received.head.zip(body).map(|(head, body)| head.saturating_add(body));
+        state.enter(Stage::Request);
+    }
+
+    /// The answer is there.
+    pub(super) fn finish(&self) {
+        let mut state = self.state();
+        state.pipelines |= state.length != Some(state.received.bytes);
+        state.received = Received::default();
+        let next = if state.pipelines { Stage::Head } else { Stage::Idle };
+        state.enter(next);
+    }
+
+    /// Since when the connection waits for its client; none while a request that was sent in full is being answered.
+    pub(super) fn waits_since(&self) -> Option<Instant> {
+        let state = self.state();
+        let is_complete = state.length.is_some_and(|length| state.received.bytes >= length);
+        (state.stage != Stage::Request || !is_complete).then_some(state.since)
+    }
+
+    fn deadline(&self) -> Instant {
+        let state = self.state();
+        state.since + if state.stage == Stage::Head { HEAD } else { IDLE }
+    }
+
+    /// Returns when the deadline has passed. To be polled after the connection, in the same task: a deadline that comes
+    /// nearer is seen then, and one that moves away costs nothing.
+    pub(super) async fn overdue(&self) {
+        let mut timer = std::pin::pin!(sleep_until(self.deadline()));
+        std::future::poll_fn(|context| {
+            loop {
+                let deadline = self.deadline();
+                if deadline < timer.deadline() {
+                    timer.as_mut().reset(deadline);
+                }
+                ready!(timer.as_mut().poll(context));
+                if self.deadline() <= Instant::now() {
+                    return Poll::Ready(());
+                }
+                timer.as_mut().reset(self.deadline());
+            }
+        })
+        .await;
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn enter(&mut self, stage: Stage) {
+        (self.stage, self.since) = (stage, Instant::now());
+    }
+}
+
+// === impl Received ===
+
+impl Received {
+    fn count(&mut self, bytes: &[u8]) {
+        for (before, byte) in (self.bytes..).zip(bytes) {
+            match byte {
+                _ if self.head.is_some() => break,
+                b'\n' if self.is_line_empty && self.has_begun => self.head = Some(before + 1),
+                b'\n' => self.is_line_empty = true,
+                b'\r' => {}
+                _ => (self.has_begun, self.is_line_empty) = (true, false),
+            }
+        }
+        self.bytes += bytes.len() as u64;
+    }
+}
+
+/// A stream that tells what it receives.
+pub(super) struct Observed<S> {
+    pub(super) stream: S,
+    pub(super) progress: Progress,
+}
+
+// === impl Observed ===
+
+impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        self.progress.receive(&buffer.filled()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Observed<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

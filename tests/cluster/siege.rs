@@ -1,0 +1,177 @@
+//! A tenant's worst hour, on real pods with the chart's limits: one who creates and deletes consumers as fast as the API server allows.
+//! The hour is seeded into the store; what the others notice of it is asked all the time.
+
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde_json::json;
+use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
+
+use crate::support::{
+    Check, Cluster, Postgres, SECRET, SYSTEM, TEAM, apply, consumer, eventually, get, key_of, kubectl, kubectl_as, list, metrics,
+    pods, text, wait_for,
+};
+
+/// Tombstones of an hour: about a hundred a second.
+const HOUR: usize = 400_000;
+
+/// No more of them are kept than this, and what a sweep period brings.
+const KEPT: usize = 10_000;
+
+/// Rows that are seeded at a time into SQLite.
+const PIECE: usize = 5_000;
+
+/// What is promised of a disapproval in tests: from the API server's answer to the last 200.
+const BOUND: Duration = Duration::from_secs(2);
+
+/// The columns of a tombstone but for its key and UID.
+const OTHERS: &str = "cluster_id, installation, namespace, object, name, generation, state, secret_problem, secret_floor, reserved, \
+                      updated_at, version, checksum";
+
+/// Copies of the one tombstone that there is, as SQL. They were removed just now.
+fn copies(numbers: &str, from: usize) -> String {
+    let columns = OTHERS.replace("updated_at", &format!("'{}'", Timestamp::now()));
+    format!(
+        "INSERT INTO oauth_consumers (consumer_key, uid, {OTHERS}) SELECT 'churned-' || i, 'churned-' || i, {columns} \
+         FROM (SELECT * FROM oauth_consumers WHERE state = 'Removed' AND object = 'churn' LIMIT 1) AS one, {numbers} AS numbers \
+         WHERE i > {from}"
+    )
+}
+
+/// The process of a pod's only container.
+fn process(pod: &str) -> String {
+    let found = get(SYSTEM, "pod", pod);
+    let id = found["status"]["containerStatuses"][0]["containerID"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
+    let tasks = Command::new("ctr").args(["tasks", "ls"]).output().unwrap();
+    let tasks = text(&tasks);
+    let task = tasks.lines().find(|line| line.starts_with(&id)).unwrap_or_else(|| panic!("no task {id} in {tasks}"));
+    task.split_whitespace().nth(1).unwrap().to_owned()
+}
+
+/// The most memory that a pod has used, in MiB.
+fn peak(pod: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process(pod))).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+}
+
+/// What the pods' memory is limited to, in MiB, and how much of it they have used at most. None was restarted.
+fn within_limits(component: &str) -> Vec<(u64, u64)> {
+    let measured = list(SYSTEM, "pods", &format!("app.kubernetes.io/component={component}")).into_iter().map(|pod| {
+        assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0, "{component} was restarted");
+        let limit = pod["spec"]["containers"][0]["resources"]["limits"]["memory"].as_str().unwrap();
+        let limit: u64 = limit.strip_suffix("Mi").unwrap().parse().unwrap();
+        let used = peak(pod["metadata"]["name"].as_str().unwrap());
+        assert!(used < limit, "{component} used {used} of {limit} MiB");
+        (used, limit)
+    });
+    measured.collect()
+}
+
+/// Registers and removes a consumer without a Secret, as the tenant does.
+fn churn_once() {
+    apply(&[consumer(TEAM, "churn", &json!({}))]);
+    wait_for(TEAM, "churn", "Ready", "False/SecretNotFound");
+    kubectl(&["-n", TEAM, "delete", "oac", "churn"]);
+}
+
+/// Asks for a good sign-in all the time until it was over for a while; answers how long after `ends` had returned the last yes came.
+fn last_yes(check: &Check, key: &str, ends: impl FnOnce()) -> Duration {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let mut last = Instant::now();
+            while !over.load(Ordering::SeqCst) {
+                let status = check.ask(key, SECRET).expect("a sign-in that nobody answers");
+                match status {
+                    200 => last = Instant::now(),
+                    401 | 429 | 503 => {}
+                    _ => panic!("{status}"),
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            last
+        });
+        ends();
+        let returned = Instant::now();
+        std::thread::sleep(BOUND * 2);
+        over.store(true, Ordering::SeqCst);
+        asking.join().unwrap().saturating_duration_since(returned)
+    })
+}
+
+fn disapprove(name: &str) {
+    let patched = kubectl_as("requester", &["patch", "oac", name, "--type=merge", "-p", r#"{"spec":{"approved":false}}"#]);
+    assert!(patched.status.success(), "{}", text(&patched));
+}
+
+/// What the others notice: nothing.
+fn others_notice_nothing(cluster: &Cluster, check: &Check, left: impl Fn() -> usize) {
+    // While the pile is dropped: a decision, a sign-in, a new consumer.
+    let late = last_yes(check, &key_of(TEAM, "jazz"), || disapprove("jazz"));
+    assert!(late < BOUND, "the last yes came {late:?} after the disapproval");
+    let key = cluster.approved("newcomer");
+    check.answers(&key, SECRET, 200);
+    eventually("the pile is gone", || left() <= KEPT + 1_000);
+    let late = last_yes(check, &key, || disapprove("newcomer"));
+    assert!(late < BOUND, "the last yes came {late:?} after the disapproval");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_hour_of_churn_costs_the_others_nothing_on_postgres() {
+    let cluster = Cluster::alone().await;
+    let postgres = Postgres::new().await;
+    cluster.install_on(&postgres, &[]);
+    cluster.people();
+    let (key, check) = (cluster.approved("jazz"), cluster.check());
+    check.answers(&key, SECRET, 200);
+    churn_once();
+    postgres.ask(&copies(&format!("(SELECT generate_series(1, {HOUR}) AS i)"), 0));
+    // A sign-in process that starts reads all there is.
+    kubectl(&["-n", SYSTEM, "rollout", "restart", "deployment/oac-signin"]);
+    others_notice_nothing(&cluster, &check, || {
+        postgres.ask("SELECT count(*) FROM oauth_consumers WHERE state = 'Removed'").parse().unwrap()
+    });
+    kubectl(&["-n", SYSTEM, "rollout", "status", "deployment/oac-signin", "--timeout=120s"]);
+    let used = [within_limits("signin"), within_limits("controller")].concat();
+    println!("memory used and allowed, in MiB: {used:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_hour_of_churn_costs_the_others_nothing_on_sqlite() {
+    let cluster = Cluster::alone().await;
+    cluster.install(&[]);
+    cluster.people();
+    let (key, check) = (cluster.approved("jazz"), cluster.check());
+    check.answers(&key, SECRET, 200);
+    churn_once();
+    let volume = list("", "persistentvolumes", "").into_iter().find(|volume| volume["status"]["phase"] == "Bound").unwrap();
+    let folder = volume["spec"]["hostPath"]["path"].as_str().unwrap().to_owned();
+    let mut store = SqliteConnection::connect(&format!("sqlite://{folder}/store.db")).await.unwrap();
+    // In pieces: one writer at a time is SQLite's rule, and a tenant's deletions are small writes.
+    for from in (0..HOUR).step_by(PIECE) {
+        let numbers = format!(
+            "(WITH RECURSIVE n(i) AS (SELECT {from} + 1 UNION ALL SELECT i + 1 FROM n WHERE i < {from} + {PIECE}) SELECT i FROM n)"
+        );
+        sqlx::query(AssertSqlSafe(copies(&numbers, 0))).execute(&mut store).await.unwrap();
+    }
+    let path = format!("{folder}/store.db");
+    let left = || {
+        let query = "SELECT count(*) FROM oauth_consumers WHERE state = 'Removed'";
+        tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(async {
+                let mut store = SqliteConnection::connect(&format!("sqlite://{path}")).await.unwrap();
+                let count: i64 = sqlx::query_scalar(query).fetch_one(&mut store).await.unwrap();
+                usize::try_from(count).unwrap()
+            })
+        })
+    };
+    others_notice_nothing(&cluster, &check, left);
+    let used = within_limits("controller");
+    println!("memory used and allowed, in MiB: {used:?}");
+    let held = metrics(&pods(SYSTEM, "controller")[0]);
+    let held = held.lines().find_map(|line| line.strip_prefix("oauthconsumer_directory_records ")).unwrap();
+    assert!(held.parse::<usize>().unwrap() < 10, "what is removed takes no memory: {held}");
+}
