@@ -117,7 +117,8 @@ pub(super) async fn end_if_over(ctx: &Context, object: Arc<OAuthConsumer>) -> Re
     let found = ctx.store.by_owner(&ctx.owner(&object.uid().unwrap_or_default())).await?;
     let mut look = Look::unseen(ctx, object, found).confirm(ctx, false, SecretWanted::Never).await?;
     let plan = decide(&look.seen);
-    let plan = if look.seen.object.is_none() { Some(plan) } else { plan.closing(&look.seen) };
+    let is_going = look.seen.object.as_ref().is_none_or(|object| object.deleting);
+    let plan = if is_going { Some(plan) } else { plan.closing(&look.seen) };
     let Some(plan) = plan.filter(|plan| !plan.is_empty()) else { return Ok(()) };
     let outcome = apply(ctx, &mut look, plan).await;
     let failure = outcome.failure.clone();

@@ -33,12 +33,15 @@ const MOST_TOMBSTONES: u32 = 10_000;
 /// Tombstones that are dropped at a time. Decisions wait for it.
 const BATCH: u32 = 500;
 
+/// Of how many sweeps one looks outside the scopes where there is no record.
+const SELDOM: u64 = 10;
+
 /// Sweeps every period until told to stop.
 pub(super) async fn run(ctx: Arc<Context>, scopes: Vec<Arc<Scope>>, shutdown: CancellationToken) {
     for scope in &scopes {
         tokio::select! { () = scope.wait_until_ready() => {}, () = shutdown.cancelled() => return }
     }
-    let mut sweep = Sweep { ctx, scopes, absent: HashSet::new(), unattended: 0 };
+    let mut sweep = Sweep { ctx, scopes, absent: HashSet::new(), unattended: 0, count: 0 };
     let mut period = interval(sweep.ctx.settings.sweep_period);
     period.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -76,6 +79,8 @@ struct Sweep {
     absent: HashSet<String>,
     /// The records that no running controller looks after, last time.
     unattended: i64,
+    /// Sweeps so far.
+    count: u64,
 }
 
 // === impl Sweep ===
@@ -117,26 +122,36 @@ impl Sweep {
         ctx.forget_all_but(&present);
         let (inside, outside): (Vec<_>, Vec<_>) =
             records.into_values().partition(|stored| self.scopes.iter().any(|scope| scope.covers(&stored.record.namespace)));
+        // What one list cannot tell must not keep the other from being used.
+        let (inside, outside) = (self.without_object(inside).await, self.look_outside(outside).await);
         let mut orphans = Vec::new();
-        if !inside.is_empty() {
-            let listed = ctx.list(&self.scopes).await?;
-            orphans.extend(inside.into_iter().filter(|stored| !listed.contains_key(&stored.record.owner.uid)));
-        }
-        let outside = self.look_outside(outside).await;
-        let result = match outside {
-            Ok(gone) => {
-                orphans.extend(gone);
-                Ok(())
+        let mut failures = Vec::new();
+        for part in [inside, outside] {
+            match part {
+                Ok(gone) => orphans.extend(gone),
+                Err(failure) => failures.push(failure),
             }
-            Err(failure) => Err(failure),
-        };
-        self.remove_orphans(orphans, total).await.and(result)
+        }
+        let removed = self.remove_orphans(orphans, total).await;
+        failures.pop().map_or(removed, Err)
+    }
+
+    /// Of records in the scopes that no object in the caches has, those that no object has.
+    async fn without_object(&self, mut records: Vec<Stored>) -> Result<Vec<Stored>, Failure> {
+        if !records.is_empty() {
+            let listed = self.ctx.list(&self.scopes).await?;
+            records.retain(|stored| !listed.contains_key(&stored.record.owner.uid));
+        }
+        Ok(records)
     }
 
     /// Looks after records whose objects are outside the scopes: closes what this installation has given up, and ends what is over,
     /// whichever controller it is of. Opens nothing. Answers those that have no object.
-    async fn look_outside(&self, records: Vec<Stored>) -> Result<Vec<Stored>, Failure> {
-        if records.is_empty() {
+    async fn look_outside(&mut self, records: Vec<Stored>) -> Result<Vec<Stored>, Failure> {
+        self.count += 1;
+        let has_outside = self.scopes.iter().all(|scope| scope.namespace.is_some());
+        // Without records there is little to do: to let objects go that no controller lets go.
+        if !has_outside || (records.is_empty() && !self.count.is_multiple_of(SELDOM)) {
             return Ok(records);
         }
         let mut closed = Vec::new();
@@ -151,17 +166,28 @@ impl Sweep {
                 continue;
             };
             let view = object.observed();
-            let (namespace, name) = (view.namespace.clone(), view.name.clone());
             if view.deleting || (stored.admits() && view.is_shut()) {
-                if let Err(failure) = end_if_over(&self.ctx, object).await {
-                    warn!(namespace, name, cause = %failure, "a consumer of another scope that is over could not be ended");
-                }
+                self.end_outside(object).await;
             } else if stored.record.state == State::OutOfScope && self.ctx.peers.has_given_up(&stored) {
                 let outcome = Outcome { record: Some(stored.clone()), ..Outcome::default() };
                 settle(&self.ctx, Look::listed(&self.ctx, object, (Head::default(), Some(stored))), outcome).await;
             }
         }
+        let is_stuck = |object: &OAuthConsumer| {
+            let view = object.observed();
+            view.deleting && view.has_finalizer
+        };
+        for object in objects.into_values().filter(is_stuck) {
+            self.end_outside(Arc::new(object)).await;
+        }
         Ok(orphans)
+    }
+
+    async fn end_outside(&self, object: Arc<OAuthConsumer>) {
+        if let Err(failure) = end_if_over(&self.ctx, object.clone()).await {
+            let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+            warn!(namespace, name, cause = %failure, "a consumer of another scope that is over could not be ended");
+        }
     }
 
     /// Removes records whose objects are gone. An object counts as gone when two complete lists in a row lacked it, the

@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use kube::ResourceExt;
+use kube::api::{Patch, PatchParams};
+use oauthconsumer_operator::api::FINALIZER;
 use oauthconsumer_operator::controller::{self, Settings};
 use oauthconsumer_operator::store::Controller;
 use serde_json::json;
@@ -99,9 +101,14 @@ async fn what_an_installation_gives_up_is_closed_and_says_so(store: TestStore) {
     );
     assert!(says(&object, "Active", "no controller manages this namespace, so sign-in is refused"));
     assert!(one.admits(&inside, SECRET).await);
-    // It can go all the same.
+    // It can go all the same, also one that has no record any more.
     left.delete("outside").await;
     left.gone(&object).await;
+    let stuck = left.consumer("stuck", json!({})).await;
+    let held = json!({ "metadata": { "finalizers": [FINALIZER] } });
+    left.consumers.patch("stuck", &PatchParams::default(), &Patch::Merge(held)).await.unwrap();
+    left.delete("stuck").await;
+    left.gone(&stuck).await;
     one.stop().await;
 }
 

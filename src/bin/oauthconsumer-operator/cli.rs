@@ -36,8 +36,8 @@ pub enum Command {
     /// Ends a consumer's sign-in at once, in the store alone: for when the API server cannot be reached. It stays revoked until a
     /// controller has seen its object disapproved after that, and then approved.
     Revoke(RevokeOptions),
-    /// Says whether this installation can be uninstalled: not while there are consumers, whose finalizers nobody would take off.
-    /// The chart's hook runs it.
+    /// Says whether this installation can be uninstalled: not while there are consumers, because without a controller their
+    /// finalizers stay. The chart's hook runs it.
     Cleanup(CleanupOptions),
     /// Prints the CustomResourceDefinition, to be applied with kubectl.
     Crd,
@@ -157,7 +157,7 @@ pub struct ControllerOptions {
     #[arg(long, env = "OAUTHCONSUMER_CLUSTER_ID", value_name = "ID")]
     pub cluster_id: Option<String>,
 
-    /// This installation's name. Where several share one store, each needs another, and looks after its own records only.
+    /// This installation's name. Where several share one store, each has another. Records name the installation that writes them.
     #[arg(long, env = "OAUTHCONSUMER_INSTALLATION", value_name = "NAME", default_value = "default")]
     pub installation: String,
 

@@ -257,7 +257,7 @@ pub fn cleanup(options: &CleanupOptions) -> Outcome {
         let named: Vec<_> = left.iter().take(SHOWN).map(String::as_str).collect();
         let more = if left.len() > SHOWN { ", ..." } else { "" };
         Err(format!(
-            "{} consumers are left: {}{more}\nWithout the operator nobody would remove their records, and they could not be \
+            "{} consumers are left: {}{more}\nWithout the operator their records would stay, and they could not be \
              deleted. Delete them first:\n  kubectl delete oauthconsumers --all -n NAMESPACE\nand uninstall again. Or, to \
              keep them for the next installation, let them go; Helm has to take the uninstall back first, to the revision that \
              `helm list` shows:\n  helm rollback RELEASE REVISION\n  helm upgrade RELEASE CHART --reset-then-reuse-values \
