@@ -301,6 +301,13 @@ impl Statement {
         }
     }
 
+    /// The same, from a controller that does not read the Secret: it says what it has ended, and nothing of the rest.
+    #[must_use]
+    pub fn without_secret(self) -> Self {
+        let message = "sign-in is ended; the controller that manages this namespace has still to look at the Secret";
+        Self { ready: Verdict::new(Truth::Unknown, Reason::Pending, message), secret_ready: None, stalled: None, ..self }
+    }
+
     /// There is no record to sign in with. Stalled if only the user can help.
     fn nothing(reason: Reason, message: &str, stalled: bool) -> Self {
         let no = Verdict::new(Truth::False, reason, message);

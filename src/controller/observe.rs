@@ -1,4 +1,4 @@
-//! Observe: what a decision rests on. Reads, and nothing else.
+//! Observe: what a decision rests on. Writes nothing.
 
 use std::sync::Arc;
 
@@ -166,6 +166,7 @@ async fn secret(ctx: &Context, object: &Object, uid: &str, recorded: Option<&Phc
         && let Ok(value) = SecretValue::accept(&bytes.0, SecretLimits { min: 1, ..ctx.settings.limits })
         && (is_known(&value, phc) || ctx.hashing.verify(phc.clone(), vec![value.clone()]).await?.is_some())
     {
+        ctx.known_hashes.remember(uid, phc.clone(), ctx.fingerprints.of(&value));
         return Ok((SecretSeen::Read(source, Ok(value)), true));
     }
     let hash_is_known = matches!((&judged, recorded), (Ok(value), Some(phc)) if is_known(value, phc));

@@ -1,17 +1,19 @@
 //! The controllers of the store: which of them run, and whose records are whose.
 //!
-//! Each says every period that it runs. Whether another one still does is told by its count alone, which goes on or stands still on
-//! our own clock: no clock of another machine is compared. A controller that stands still loses nothing by it but the name on records
-//! that this one looks after as well.
+//! Each says every period that it runs, by counting on. Another one has ended when its count stood still in every look for three of
+//! its periods. Looks are counted, not time: nothing is concluded while the store does not answer, and no clocks are compared.
+//!
+//! That a controller has ended closes no record by itself. It decides which name a record gets, and whether a namespace that this
+//! installation no longer lists is still looked after by another of its processes.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::{Context, now};
 use crate::consumer::Stored;
@@ -38,8 +40,8 @@ pub(super) struct Peers {
 struct Peer {
     controller: Controller,
     beat: i64,
-    /// When this beat was first seen.
-    since: Instant,
+    /// How long this beat stood still, by our own periods.
+    silent: Duration,
 }
 
 /// Checks in every period until told to stop, and then out.
@@ -49,8 +51,7 @@ pub(super) async fn run(ctx: Arc<Context>, shutdown: CancellationToken) {
     loop {
         tokio::select! { _ = period.tick() => {}, () = shutdown.cancelled() => break }
         if let Err(error) = ctx.peers.refresh(&*ctx.store).await {
-            // Every reconcile says so, too.
-            debug!(%error, "this controller could not check in");
+            warn!(%error, "this controller could not check in with the store; the others may take it for ended");
         }
     }
     if !matches!(timeout(FAREWELL, ctx.store.check_out(&ctx.peers.own.instance)).await, Ok(Ok(()))) {
@@ -81,23 +82,24 @@ impl Peers {
         let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
         let mut before = others.take().unwrap_or_default();
         let peers = seen.into_iter().map(|(controller, beat)| {
-            let since = before.remove(&controller.instance).filter(|peer| peer.beat == beat).map(|peer| peer.since);
-            let peer = Peer { beat, since: since.unwrap_or_else(Instant::now), controller };
+            let known = before.remove(&controller.instance).filter(|peer| peer.beat == beat);
+            let silent = known.map_or(Duration::ZERO, |peer| peer.silent.saturating_add(self.own.period));
+            let peer = Peer { controller, beat, silent };
             (peer.controller.instance.clone(), peer)
         });
         let peers = others.insert(peers.collect());
-        let is_forgotten = |peer: &&Peer| peer.since.elapsed() > peer.controller.period * FORGOTTEN;
+        let is_forgotten = |peer: &&Peer| peer.silent > peer.controller.period.saturating_mul(FORGOTTEN);
         peers.values().filter(is_forgotten).map(|peer| peer.controller.instance.clone()).collect()
     }
 
-    /// Records that name this installation count from now on.
-    pub(super) fn compared(&self) {
-        self.is_compared.store(true, Ordering::Release);
+    /// Says whether records that name this installation count.
+    pub(super) fn set_compared(&self, is_compared: bool) {
+        self.is_compared.store(is_compared, Ordering::Release);
     }
 
-    /// The installation that a record of this namespace is to name. That is this one, but where the namespace is not this one's, where
-    /// the record names another one that runs and looks after it, too (two that wrote their names in turn would never end), and while
-    /// records that name this one do not count yet.
+    /// The installation that a record of this namespace is to name. It is this one, with three exceptions: the namespace is not one
+    /// of this installation's; records that name this one do not count yet; or the record names another one that runs and looks after
+    /// the namespace, too. Without the last, two installations would write their names in turn for ever.
     pub(super) fn keeper(&self, record: Option<&Stored>, namespace: &str) -> String {
         let own = &self.own.installation;
         let Some(recorded) = record.map(|stored| &stored.record.installation).filter(|recorded| *recorded != own) else {
@@ -144,6 +146,6 @@ impl Peers {
 
 impl Peer {
     fn is_running(&self) -> bool {
-        self.since.elapsed() <= self.controller.period * MISSED
+        self.silent <= self.controller.period.saturating_mul(MISSED)
     }
 }

@@ -18,7 +18,9 @@ use super::observe::{Look, SecretWanted};
 use super::scope::Scope;
 use super::{Context, patch};
 use crate::api::OAuthConsumer;
-use crate::consumer::{Again, Effect, EventReason, Failure, Notice, Observed, Outcome, Statement, Stored, conclude, decide};
+use crate::consumer::{
+    Again, Conclusion, Effect, EventReason, Failure, Notice, Observed, Outcome, Statement, Stored, conclude, decide,
+};
 use crate::store::{Found, Head};
 use crate::telemetry::{Effects, ReconcileResult};
 
@@ -122,7 +124,15 @@ pub(super) async fn end_if_over(ctx: &Context, object: Arc<OAuthConsumer>) -> Re
     let Some(plan) = plan.filter(|plan| !plan.is_empty()) else { return Ok(()) };
     let outcome = apply(ctx, &mut look, plan).await;
     let failure = outcome.failure.clone();
-    settle(ctx, look, outcome).await;
+    if is_going || failure.is_some() {
+        settle(ctx, look, outcome).await;
+    } else {
+        let Conclusion { statement, notices, .. } = conclude(&look.seen, &outcome);
+        report(ctx, &look, &notices);
+        if let Some(statement) = statement {
+            publish(ctx, &look, &statement.without_secret()).await?;
+        }
+    }
     failure.map_or(Ok(()), Err)
 }
 

@@ -96,6 +96,7 @@ impl Resync {
             return Ok(PERIOD);
         }
 
+        ctx.peers.set_compared(false);
         // The records first: what is listed after that is newer.
         let records = ctx.store.live(cluster_id).await?;
         let differences = self.differences(&records, self.wait.is_none());
@@ -137,9 +138,11 @@ impl Resync {
         }
         ctx.store.vouch(cluster_id, installation, &head.incarnation).await?;
         (self.is_unsure, self.wait) = (false, None);
-        ctx.peers.compared();
-        // What another installation has left behind can be taken over from now on.
-        self.differences(&ctx.store.live(cluster_id).await?, true);
+        ctx.peers.set_compared(true);
+        // What another installation has left behind can be taken over from now on, or by the next sweep.
+        if let Ok(records) = ctx.store.live(cluster_id).await {
+            self.differences(&records, true);
+        }
         info!(seconds, "all records have been compared with their objects: they count");
         Ok(PERIOD)
     }
@@ -174,10 +177,12 @@ impl Resync {
             return Ok(Some(Comparison::default()));
         }
         let generations = ctx.list(&self.scopes).await?;
+        let inside = |stored: &Stored| self.scopes.iter().any(|scope| scope.covers(&stored.record.namespace));
+        let count = open.values().filter(|stored| inside(stored)).count();
         let shared = open.keys().filter(|uid| generations.contains_key(*uid)).count();
-        let doubt = if shared == 0 && open.len() > 5 {
+        let doubt = if shared == 0 && count > 5 {
             Some("no object at all has a record")
-        } else if shared < open.len() && !ctx.is_same_cluster().await? {
+        } else if shared < count && !ctx.is_same_cluster().await? {
             Some("the UID of kube-system is not the cluster id of the records")
         } else {
             None
@@ -202,9 +207,18 @@ impl Resync {
                 }
             }
         }
+        let (inside, outside): (Vec<_>, Vec<_>) =
+            open.into_values().partition(|stored| self.scopes.iter().any(|scope| scope.covers(&stored.record.namespace)));
         let (unknown, orphans): (Vec<_>, Vec<_>) =
-            open.into_values().partition(|stored| generations.contains_key(&stored.record.owner.uid));
+            inside.into_iter().partition(|stored| generations.contains_key(&stored.record.owner.uid));
         wrong.extend(orphans);
+        // Another process of this installation may look after those outside; then only what their objects say counts.
+        if !outside.is_empty() {
+            let objects = ctx.list_outside(&self.scopes).await?;
+            let is_open =
+                |stored: &Stored| objects.get(&stored.record.owner.uid).is_some_and(|object| !object.observed().is_shut());
+            wrong.extend(outside.into_iter().filter(|stored| ctx.peers.has_given_up(stored) || !is_open(stored)));
+        }
         Ok(Some(Comparison { wrong, unknown }))
     }
 }

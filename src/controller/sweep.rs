@@ -41,7 +41,7 @@ pub(super) async fn run(ctx: Arc<Context>, scopes: Vec<Arc<Scope>>, shutdown: Ca
     for scope in &scopes {
         tokio::select! { () = scope.wait_until_ready() => {}, () = shutdown.cancelled() => return }
     }
-    let mut sweep = Sweep { ctx, scopes, absent: HashSet::new(), unattended: 0, count: 0 };
+    let mut sweep = Sweep { ctx, scopes, orphans: Default::default(), unattended: 0, count: 0 };
     let mut period = interval(sweep.ctx.settings.sweep_period);
     period.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -75,43 +75,63 @@ pub(super) async fn follow_deletions(
 struct Sweep {
     ctx: Arc<Context>,
     scopes: Vec<Arc<Scope>>,
-    /// The UIDs that had a record and were in no list, last time.
-    absent: HashSet<String>,
+    /// Those inside the scopes, and those outside: each with a guard of its own, because other installations' records say nothing
+    /// of a list of this one's objects.
+    orphans: [Orphans; 2],
     /// The records that no running controller looks after, last time.
     unattended: i64,
     /// Sweeps so far.
     count: u64,
 }
 
+const INSIDE: usize = 0;
+const OUTSIDE: usize = 1;
+
+/// What the last sweep knew of records without an object.
+#[derive(Default)]
+struct Orphans {
+    /// The UIDs that had a record and were in no list.
+    absent: HashSet<String>,
+    /// How many were not removed.
+    left: i64,
+    /// Whether there were more than one sweep removes.
+    is_guarded: bool,
+}
+
 // === impl Sweep ===
 
 impl Sweep {
+    /// One part that fails must not keep the others from being done. Answers the first failure, and logs the rest.
     async fn once(&mut self) -> Result<(), Failure> {
-        // One part that fails must not keep the others from being done.
         let compared = self.compare().await;
         let dropped = self.drop_tombstones().await;
         let reported = self.report_unattended().await;
         self.report_secrets().await;
-        compared.and(dropped).and(reported)
+        let mut failures = [compared, dropped, reported].into_iter().filter_map(Result::err);
+        let first = failures.next();
+        failures.for_each(|failure| warn!(cause = %failure, "a part of the sweep was not finished"));
+        first.map_or(Ok(()), Err)
     }
 
     async fn compare(&mut self) -> Result<(), Failure> {
         let ctx = self.ctx.clone();
         // The records first: what is in the caches or listed after that is newer, or is asked for again.
         let records = ctx.store.live(&ctx.settings.cluster_id).await?;
-        let total = records.len();
-        ctx.metrics.records.set(i64::try_from(total).unwrap_or(i64::MAX));
+        ctx.metrics.records.set(i64::try_from(records.len()).unwrap_or(i64::MAX));
+        let is_inside = |stored: &Stored| self.scopes.iter().any(|scope| scope.covers(&stored.record.namespace));
+        let (inside, outside): (Vec<_>, Vec<_>) = records.into_iter().partition(is_inside);
+        let (count_inside, count_outside) = (inside.len(), outside.len());
         let floor = ctx.settings.limits.floor();
-        let below_floor = records.iter().filter(|s| s.record.phc().is_some() && s.record.secret_floor < floor).count();
+        let below_floor = inside.iter().filter(|s| s.record.phc().is_some() && s.record.secret_floor < floor).count();
         ctx.metrics.secrets_below_floor.set(i64::try_from(below_floor).unwrap_or(i64::MAX));
-        let mut records: HashMap<String, Stored> =
-            records.into_iter().map(|stored| (stored.record.owner.uid.clone(), stored)).collect();
 
+        let mut unclaimed: HashMap<String, Stored> =
+            inside.into_iter().map(|stored| (stored.record.owner.uid.clone(), stored)).collect();
         let mut present = HashSet::new();
         for scope in &self.scopes {
             for object in scope.objects.state() {
                 let uid = object.uid().unwrap_or_default();
-                let record = records.remove(&uid);
+                let record = unclaimed.remove(&uid);
                 let reference = ObjectRef::from_obj(&*object);
                 if has_work(&Look::glance(&ctx, scope, object, (Head::default(), record))) {
                     scope.enqueue(reference);
@@ -120,20 +140,19 @@ impl Sweep {
             }
         }
         ctx.forget_all_but(&present);
-        let (inside, outside): (Vec<_>, Vec<_>) =
-            records.into_values().partition(|stored| self.scopes.iter().any(|scope| scope.covers(&stored.record.namespace)));
         // What one list cannot tell must not keep the other from being used.
-        let (inside, outside) = (self.without_object(inside).await, self.look_outside(outside).await);
-        let mut orphans = Vec::new();
-        let mut failures = Vec::new();
-        for part in [inside, outside] {
-            match part {
-                Ok(gone) => orphans.extend(gone),
-                Err(failure) => failures.push(failure),
-            }
-        }
-        let removed = self.remove_orphans(orphans, total).await;
-        failures.pop().map_or(removed, Err)
+        let inside = match self.without_object(unclaimed.into_values().collect()).await {
+            Ok(orphans) => self.remove_orphans(INSIDE, orphans, count_inside).await,
+            Err(failure) => Err(failure),
+        };
+        let outside = match self.look_outside(outside).await {
+            Ok(orphans) => self.remove_orphans(OUTSIDE, orphans, count_outside).await,
+            Err(failure) => Err(failure),
+        };
+        let sum = |of: fn(&Orphans) -> i64| self.orphans.iter().map(of).sum::<i64>();
+        ctx.metrics.orphans.set(sum(|orphans| orphans.left));
+        ctx.metrics.sweep_guard.set(i64::from(sum(|orphans| i64::from(orphans.is_guarded)) > 0));
+        inside.and(outside)
     }
 
     /// Of records in the scopes that no object in the caches has, those that no object has.
@@ -193,12 +212,12 @@ impl Sweep {
     /// Removes records whose objects are gone. An object counts as gone when two complete lists in a row lacked it, the
     /// cluster is still the same, and a look says so. No more than a few are removed per period, and none by a list that
     /// shares nothing with the records: such a list is more likely a mistake than the truth.
-    async fn remove_orphans(&mut self, mut orphans: Vec<Stored>, total: usize) -> Result<(), Failure> {
+    async fn remove_orphans(&mut self, side: usize, mut orphans: Vec<Stored>, total: usize) -> Result<(), Failure> {
         let claimed = total - orphans.len();
-        let absent_before = std::mem::replace(&mut self.absent, orphans.iter().map(|s| s.record.owner.uid.clone()).collect());
+        let uids = orphans.iter().map(|stored| stored.record.owner.uid.clone()).collect();
+        let absent_before = std::mem::replace(&mut self.orphans[side].absent, uids);
         orphans.retain(|stored| absent_before.contains(&stored.record.owner.uid));
 
-        let metrics = &self.ctx.metrics;
         let (found, limit) = (orphans.len(), (total / 20).max(5));
         let doubt = if found > limit && claimed == 0 {
             Some("no object at all has a record")
@@ -207,8 +226,8 @@ impl Sweep {
         } else {
             None
         };
-        metrics.orphans.set(i64::try_from(found).unwrap_or(i64::MAX));
-        metrics.sweep_guard.set(i64::from(found > limit || doubt.is_some()));
+        self.orphans[side].left = i64::try_from(found).unwrap_or(i64::MAX);
+        self.orphans[side].is_guarded = found > limit || doubt.is_some();
         if let Some(doubt) = doubt {
             error!(orphans = found, doubt, "records lack an object, and nothing is removed; is this the right cluster?");
             return Ok(());
@@ -222,9 +241,7 @@ impl Sweep {
         for stored in orphans.into_iter().take(limit) {
             let (namespace, name) = (stored.record.namespace.clone(), stored.record.object.clone());
             match end_if_over(&self.ctx, Arc::new(namesake(&stored.record))).await {
-                Ok(()) => {
-                    metrics.orphans.dec();
-                }
+                Ok(()) => self.orphans[side].left -= 1,
                 Err(failure) => warn!(namespace, name, cause = %failure, "a record without an object could not be removed"),
             }
         }
@@ -281,7 +298,8 @@ impl Sweep {
         self.ctx.metrics.secrets_unreadable.set(i64::try_from(refused.len()).unwrap_or(i64::MAX));
         let note = (!refused.is_empty()).then(|| {
             format!(
-                "cannot be listed, so accepted secrets stay in use and changes are not noticed; grant get, list and watch ({})",
+                "cannot be listed or watched, so accepted secrets stay in use and changes are not noticed; if that is forbidden, \
+                 grant get, list and watch ({})",
                 refused.join("; ")
             )
         });

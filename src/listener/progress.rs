@@ -16,7 +16,7 @@ pub(super) const HEAD: Duration = Duration::from_secs(10);
 /// they close first and no request meets a closed connection.
 pub(super) const IDLE: Duration = Duration::from_secs(75);
 
-/// How far a connection has come. The connection writes it, and whoever needs its place reads it.
+/// How far a connection has come. The connection writes it; the port reads it when it needs the connection's place.
 #[derive(Clone)]
 pub(super) struct Progress(Arc<Mutex<State>>);
 
@@ -26,7 +26,8 @@ struct State {
     received: Received,
     /// The length of the request under way, unless it is unknown.
     length: Option<u64>,
-    /// Whether more came than one request. What is left of it cannot be told, so the connection never counts as idle again.
+    /// Whether more came than one request, or a body without a length. What is left of it cannot be told, so the connection never
+    /// counts as idle again: it gets the time of a head between requests.
     pipelines: bool,
 }
 
@@ -94,7 +95,8 @@ impl Progress {
         state.enter(next);
     }
 
-    /// Since when the connection waits for its client; none while a request that was sent in full is being answered.
+    /// Since when the connection waits for its client; none while a request that was sent in full is being answered. A request
+    /// without a length is never known to be sent in full.
     pub(super) fn waits_since(&self) -> Option<Instant> {
         let state = self.state();
         let is_complete = state.length.is_some_and(|length| state.received.bytes >= length);

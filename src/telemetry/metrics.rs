@@ -219,7 +219,7 @@ impl Default for Metrics {
             "Connections that were closed for want of a place, by port",
             m.connections_refused.clone(),
         );
-        r.register("directory_records", "Records in memory, tombstones included", m.directory_records.clone());
+        r.register("directory_records", "Records in memory, without tombstones", m.directory_records.clone());
         r.register("feed_loads", "How often all records were read into memory", m.feed_loads.clone());
         r.register(
             "feed_notifications",

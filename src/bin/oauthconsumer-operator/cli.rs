@@ -1,5 +1,5 @@
-//! The command line. Every flag has an environment variable, `OAUTHCONSUMER_` and its name; but for those that destroy something,
-//! which are typed.
+//! The command line. Every flag has an environment variable, `OAUTHCONSUMER_` and its name. Flags that destroy something have none:
+//! they are typed.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -166,7 +166,8 @@ pub struct ControllerOptions {
     #[arg(long, env = "OAUTHCONSUMER_APPROVAL_PROOF", value_name = "MODE", default_value = "required")]
     pub approval_proof: ApprovalProof,
 
-    /// How often all records are compared with all objects, as in 30s or 2m.
+    /// How often all records are compared with all objects, and how often this controller tells the others that it runs; as in 30s
+    /// or 2m.
     #[arg(long, env = "OAUTHCONSUMER_SWEEP_PERIOD", value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub sweep_period: Duration,
 

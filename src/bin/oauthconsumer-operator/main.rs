@@ -14,7 +14,7 @@ use cli::{Cli, Command};
 
 fn main() -> ExitCode {
     if let Err(error) = process::prepare() {
-        eprintln!("oauthconsumer-operator: failed to rule out core dumps: {error}");
+        eprintln!("oauthconsumer-operator: failed to switch core dumps off: {error}");
         return ExitCode::FAILURE;
     }
     let result = match Cli::parse().command {

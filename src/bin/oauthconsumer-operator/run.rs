@@ -48,7 +48,7 @@ const SILENCE: Duration = Duration::from_secs(35);
 /// How often the store is asked for `/readyz`.
 const STORE_PERIOD: Duration = Duration::from_secs(1);
 
-/// How long the store may take to answer that: a little longer than stores themselves wait for a database.
+/// How long the store may take to answer that before it counts as missing.
 const STORE_TIMEOUT: Duration = Duration::from_secs(6);
 
 pub fn both(options: RunOptions) -> Outcome {
