@@ -143,10 +143,10 @@ async fn an_hour_of_churn_costs_the_others_nothing_on_postgres() {
     postgres.ask(&copies(&format!("(SELECT generate_series(1, {HOUR}) AS i)")));
     // A sign-in process that starts reads all there is.
     kubectl(&["-n", SYSTEM, "rollout", "restart", "deployment/oac-signin"]);
+    kubectl(&["-n", SYSTEM, "rollout", "status", "deployment/oac-signin", "--timeout=120s"]);
     others_notice_nothing(&cluster, &check, || {
         postgres.ask("SELECT count(*) FROM oauth_consumers WHERE state = 'Removed'").parse().unwrap()
     });
-    kubectl(&["-n", SYSTEM, "rollout", "status", "deployment/oac-signin", "--timeout=120s"]);
     let used = [within_limits("signin"), within_limits("controller")].concat();
     println!("memory used and allowed, in MiB: {used:?}");
 }
