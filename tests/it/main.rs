@@ -31,6 +31,7 @@ mod rights;
 mod secrets;
 mod signin;
 mod store;
+mod storms;
 mod support;
 mod sweep;
 mod tls;
