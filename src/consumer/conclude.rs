@@ -1,7 +1,7 @@
 //! What may be claimed after a reconcile, and when to come back. Pure: status can only come from what really happened.
 
-use super::conditions::from_record;
-use super::{ConsumerKey, Decision, EventReason, Object, Observed, Reason, Record, SecretOutcome, SecretProblem, State, Stored};
+use super::conditions::{Statement, Truth, from_record};
+use super::{Decision, EventReason, Object, Observed, Reason, Record, SecretOutcome, SecretProblem, State, Stored};
 
 /// What really happened.
 #[derive(Clone, Debug, Default)]
@@ -61,65 +61,6 @@ pub struct Notice {
     pub reason: EventReason,
     /// What happened, for people.
     pub note: String,
-}
-
-/// A status to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Statement {
-    /// What the store is known to hold.
-    pub committed: Committed,
-    /// The condition `Ready`.
-    pub ready: Verdict,
-    /// The condition `Active`.
-    pub active: Verdict,
-    /// The condition `Approved`.
-    pub approved: Verdict,
-    /// The condition `SecretReady`; none if nothing new is known of the Secret.
-    pub secret_ready: Option<Verdict>,
-    /// The condition `Stalled`, present only when it is true.
-    pub stalled: Option<Verdict>,
-}
-
-/// What the store is known to hold for an object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Committed {
-    /// Nobody can tell: what was published stays.
-    Unknown,
-    /// No record to sign in with.
-    Nothing,
-    /// This record.
-    Record {
-        /// Its key.
-        key: ConsumerKey,
-        /// Its state.
-        state: State,
-        /// Its decision, if that counts.
-        decision: Option<Decision>,
-        /// See [`Record::unproved_approval`].
-        unproved_approval: Option<i64>,
-    },
-}
-
-/// A condition's content.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    /// Its status.
-    pub status: Truth,
-    /// Its reason.
-    pub reason: Reason,
-    /// Its message.
-    pub message: String,
-}
-
-/// The status of a condition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display)]
-pub enum Truth {
-    /// It holds.
-    True,
-    /// It does not hold.
-    False,
-    /// Nobody can tell.
-    Unknown,
 }
 
 /// Concludes from what was seen and what happened.
@@ -282,49 +223,6 @@ impl Outcome {
     #[must_use]
     pub fn failed(record: Option<Stored>, failure: Failure) -> Self {
         Self { record, failure: Some(failure), cluster_restored: false }
-    }
-}
-
-// === impl Statement ===
-
-impl Statement {
-    /// It is not known what the store holds, so whether the consumer can sign in is not known, either.
-    pub(super) fn unknown(ready: Truth, reason: Reason, message: &str) -> Self {
-        let unknown = Verdict::new(Truth::Unknown, reason, message);
-        Self {
-            committed: Committed::Unknown,
-            ready: Verdict { status: ready, ..unknown.clone() },
-            active: unknown.clone(),
-            approved: unknown,
-            secret_ready: None,
-            stalled: None,
-        }
-    }
-
-    /// The same, from a controller that does not read the Secret: it says what it has ended, and nothing of the rest.
-    #[must_use]
-    pub fn without_secret(self) -> Self {
-        let message = "sign-in is ended; the controller that manages this namespace has still to look at the Secret";
-        Self { ready: Verdict::new(Truth::Unknown, Reason::Pending, message), secret_ready: None, stalled: None, ..self }
-    }
-
-    /// There is no record to sign in with. Stalled if only the user can help.
-    fn nothing(reason: Reason, message: &str, stalled: bool) -> Self {
-        let no = Verdict::new(Truth::False, reason, message);
-        Self {
-            committed: Committed::Nothing,
-            stalled: stalled.then(|| Verdict { status: Truth::True, ..no.clone() }),
-            active: no.clone(),
-            ..Self::unknown(Truth::False, reason, message)
-        }
-    }
-}
-
-// === impl Verdict ===
-
-impl Verdict {
-    pub(super) fn new(status: Truth, reason: Reason, message: impl Into<String>) -> Self {
-        Self { status, reason, message: message.into() }
     }
 }
 

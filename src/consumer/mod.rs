@@ -15,7 +15,8 @@ mod reason;
 mod record;
 mod secret;
 
-pub use conclude::{Again, Committed, Conclusion, Failure, Notice, Outcome, Statement, Truth, Verdict, conclude};
+pub use conclude::{Again, Conclusion, Failure, Notice, Outcome, conclude};
+pub use conditions::{Committed, Statement, Truth, Verdict};
 pub use decide::{DecisionDraft, Draft, Effect, Plan, SecretDraft, decide, needs_proof};
 pub use key::{ConsumerKey, InvalidKey};
 pub use observed::{Object, Observed, SecretRef, SecretSeen};

@@ -2,6 +2,7 @@
 //!
 //! The schema is part of the interface and is documented in `docs/store.md`: other programs may read it.
 
+mod file;
 mod notifications;
 mod postgres;
 mod revoke;

@@ -11,9 +11,9 @@ use sqlx::{ColumnIndex, Database, Decode, Encode, Executor, FromRow, IntoArgumen
 use tokio::time::{sleep, timeout};
 use tracing::error;
 
+use super::file::FileIdentity;
 use super::notifications::Notifications;
 use super::row::{AnyRow, Joined, checksum};
-use super::sqlite::FileIdentity;
 use super::{Change, ConsumerStore, Controller, Found, Head, KeepTombstones, OpenRecords, Replaces, StoreError};
 use crate::consumer::{ConsumerKey, Owner, Record, SecretOutcome, Stored};
 

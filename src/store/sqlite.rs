@@ -1,14 +1,14 @@
 //! SQLite: the embedded store. One file, one controller, nothing to operate.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Pool, Sqlite};
 
+use super::file::FileIdentity;
 use super::sql::{INSERT, News, SqlStore};
 use super::{Access, OpenError};
 
@@ -51,32 +51,6 @@ pub(super) async fn open(path: &str, access: Access) -> Result<SqlStore<Sqlite>,
     let file = Some(named.or_else(|_| FileIdentity::of(path))?);
     let (insert, news) = (INSERT, News::Ask(PERIOD));
     Ok(SqlStore { read: pool(4).await?, write, patience: Duration::from_secs(5), insert, file, news, _lock: lock })
-}
-
-/// Which file a path named when it was opened. An open file outlives its name: what is read from it then is what another process
-/// left there, and what is written to it is lost.
-pub(super) struct FileIdentity {
-    path: String,
-    device_and_inode: (u64, u64),
-}
-
-// === impl FileIdentity ===
-
-impl FileIdentity {
-    fn of(path: &str) -> Result<Self, OpenError> {
-        let metadata = std::fs::metadata(path).map_err(|error| OpenError::File(path.to_owned(), error))?;
-        Ok(Self { path: path.to_owned(), device_and_inode: (metadata.dev(), metadata.ino()) })
-    }
-
-    /// Whether the path still names that file.
-    pub(super) fn check(&self) -> io::Result<()> {
-        let now = std::fs::metadata(&self.path).map(|metadata| (metadata.dev(), metadata.ino()));
-        if now.is_ok_and(|now| now == self.device_and_inode) {
-            return Ok(());
-        }
-        let path = &self.path;
-        Err(io::Error::other(format!("{path} was removed or replaced after this process opened it; restart this process")))
-    }
 }
 
 /// A file for its owner's eyes only: hashes are food for guessing.
