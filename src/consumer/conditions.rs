@@ -1,6 +1,6 @@
 //! What the conditions of an object say.
 
-use super::{ConsumerKey, Decision, Object, Observed, Reason, Record, SecretOutcome, State};
+use super::{ConsumerKey, Decision, Object, Observed, Reason, Record, SecretLimits, SecretOutcome, State};
 
 /// A status to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,7 +144,10 @@ fn secret_ready(seen: &Observed, object: &Object, record: &Record) -> Verdict {
     match &record.secret {
         SecretOutcome::Accepted(_) => Verdict::new(Truth::True, Reason::Accepted, "the Secret holds a usable value"),
         SecretOutcome::Refused(problem) => {
-            Verdict::new(Truth::False, problem.reason(), problem.message(&object.namespace, &object.secret_ref, seen.limits))
+            // The floor that it was judged by: two controllers with different ones must not write their own in turn.
+            let judged_by = usize::try_from(record.secret_floor).ok().filter(|floor| *floor > 0);
+            let limits = SecretLimits { min: judged_by.unwrap_or(seen.limits.min), ..seen.limits };
+            Verdict::new(Truth::False, problem.reason(), problem.message(&object.namespace, &object.secret_ref, limits))
         }
     }
 }

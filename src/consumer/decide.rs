@@ -187,7 +187,7 @@ impl Draft {
         let same_secret = match &self.secret {
             SecretDraft::Keep(source) => *source == record.secret_source,
             SecretDraft::Refuse(problem, source) => {
-                let same_floor = *problem != SecretProblem::TooShort || record.secret_floor == seen.limits.floor();
+                let same_floor = *problem != SecretProblem::TooShort || record.secret_floor <= seen.limits.floor();
                 record.secret == SecretOutcome::Refused(*problem) && *source == record.secret_source && same_floor
             }
             SecretDraft::Accept(_) | SecretDraft::Unknown => false,

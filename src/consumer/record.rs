@@ -128,7 +128,8 @@ pub struct Record {
 pub struct Stored {
     /// The record.
     pub record: Record,
-    /// Counts the writes of this record; a write names the version it replaces.
+    /// Grows with each write of this record, and is never one that an earlier record of the owner had. A write names the version it
+    /// replaces.
     pub version: i64,
     /// Whether the row's checksum fits: false when somebody edited it behind our back.
     pub intact: bool,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
+use tracing::warn;
 
 use super::failure::{api, is_absent};
 use super::patch::{consumers, secrets};
@@ -83,7 +84,15 @@ impl Look {
         let mut look = Self::new(ctx, object, Some(view), secret, found);
         look.seen.hash_is_known = hash_is_known;
         if needs_proof(&look.seen) {
-            look.seen.approvals_count = ctx.proofs.of(ctx, &look.object).await?;
+            look.seen.approvals_count = match ctx.proofs.of(ctx, &look.object).await {
+                Ok(counts) => counts,
+                // Nothing keeps a hold waiting: what it holds is then an approval that does not count.
+                Err(cause) if look.seen.object.as_ref().is_some_and(Object::is_shut) => {
+                    warn!(%cause, "an approval could not be proved, and its consumer is to be closed: it does not count");
+                    false
+                }
+                Err(cause) => return Err(cause),
+            };
         }
         Ok(look)
     }

@@ -1,7 +1,7 @@
 //! The controllers of the store: which of them run, and whose records are whose.
 //!
-//! Each says every period that it runs, by counting on. Another one has ended when its count stood still in every look for three of
-//! its periods. Looks are counted, not time: nothing is concluded while the store does not answer, and no clocks are compared.
+//! Each says every period that it runs, by counting on. Another one has ended when its count stood still in every look for three
+//! periods, the longer of its and ours. Looks are counted, not time: nothing is concluded while the store does not answer, and no clocks are compared.
 //!
 //! That a controller has ended closes no record by itself. It decides which name a record gets, and whether a namespace that this
 //! installation no longer lists is still looked after by another of its processes.
@@ -126,7 +126,7 @@ impl Peers {
         let Some(others) = others.as_ref() else { return Vec::new() };
         let is_attended = |records: &OpenRecords| {
             let covers = |controller: &Controller| controller.covers(&records.cluster_id, &records.namespace);
-            covers(&self.own) || others.values().any(|peer| peer.is_running() && covers(&peer.controller))
+            covers(&self.own) || others.values().any(|peer| peer.is_running(self.own.period) && covers(&peer.controller))
         };
         open.into_iter().filter(|records| !is_attended(records)).collect()
     }
@@ -136,7 +136,9 @@ impl Peers {
         let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
         let keeps = |peer: &Peer| {
             let controller = &peer.controller;
-            controller.installation == installation && controller.covers(&self.own.cluster_id, namespace) && peer.is_running()
+            controller.installation == installation
+                && controller.covers(&self.own.cluster_id, namespace)
+                && peer.is_running(self.own.period)
         };
         others.as_ref().is_none_or(|others| others.values().any(keeps))
     }
@@ -145,7 +147,59 @@ impl Peers {
 // === impl Peer ===
 
 impl Peer {
-    fn is_running(&self) -> bool {
-        self.silent <= self.controller.period.saturating_mul(MISSED)
+    /// Whether it has counted on in one of the last looks. We look once in a period of our own, which may be longer than its.
+    fn is_running(&self, period: Duration) -> bool {
+        self.silent <= self.controller.period.max(period).saturating_mul(MISSED)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn controller(instance: &str, seconds: u64) -> Controller {
+        Controller {
+            instance: instance.into(),
+            cluster_id: "cluster".into(),
+            installation: instance.into(),
+            namespaces: vec!["team-a".into()],
+            period: Duration::from_secs(seconds),
+        }
+    }
+
+    /// Whether the other one counts as running after looks that found these beats.
+    fn after(own: u64, other: u64, beats: &[i64]) -> bool {
+        let peers = Peers::new(controller("own", own));
+        for beat in beats {
+            peers.take_in(vec![(controller("other", other), *beat)]);
+        }
+        peers.is_run_by_another("other", "team-a")
+    }
+
+    #[test]
+    fn a_controller_has_ended_when_it_stood_still_in_the_looks_of_three_periods() {
+        assert!(after(30, 30, &[7]), "one that was just found may run");
+        assert!(after(30, 30, &[7, 7, 7, 7]), "it may be late");
+        assert!(!after(30, 30, &[7, 7, 7, 7, 7]));
+        assert!(after(30, 30, &[7, 7, 7, 7, 7, 8]), "and be back");
+    }
+
+    #[test]
+    fn who_looks_seldom_or_often_counts_the_longer_period() {
+        assert!(after(600, 30, &[7, 7]), "one look that found nothing new proves nothing");
+        assert!(!after(600, 30, &[7, 7, 7, 7, 7]));
+        assert!(after(1, 30, &[7; 60]), "it counts on every thirty seconds only");
+        assert!(!after(1, 30, &[7; 100]));
+    }
+
+    #[test]
+    fn without_a_look_nothing_is_concluded() {
+        let peers = Peers::new(controller("own", 30));
+        assert!(peers.is_run_by_another("other", "team-a"), "before the first one, all others may run");
+        let open =
+            OpenRecords { cluster_id: "cluster".into(), namespace: "team-b".into(), installation: "other".into(), count: 1 };
+        assert!(peers.unattended(vec![open.clone()]).is_empty());
+        peers.take_in(Vec::new());
+        assert_eq!(peers.unattended(vec![open.clone()]), [open]);
     }
 }

@@ -48,7 +48,10 @@ impl Proofs {
         }
         let asked = Instant::now();
         if refuses_update(ctx, object).await? && refuses_create(ctx, object).await? {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(namespace, asked);
+            let mut proved = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            // Namespaces come and go: an old proof is none.
+            proved.retain(|_, since| since.elapsed() < ctx.settings.proof_lifetime);
+            proved.insert(namespace, asked);
             return Ok(true);
         }
         ctx.metrics.approvals_unproved.inc();

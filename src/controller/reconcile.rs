@@ -88,13 +88,30 @@ async fn reconcile(ctx: &Arc<Context>, scope: &Arc<Scope>, object: Arc<OAuthCons
 
 async fn pass(ctx: &Context, scope: &Scope, object: Arc<OAuthConsumer>) -> Action {
     // The record is read before anything is looked at: so a write rests on a newer look than what it replaces.
-    let found = match ctx.store.by_owner(&ctx.owner(&object.uid().unwrap_or_default())).await {
+    let owner = ctx.owner(&object.uid().unwrap_or_default());
+    let mut found = match ctx.store.by_owner(&owner).await {
         Ok(found) => found,
         Err(error) => {
             let glance = Look::glance(ctx, scope, object, Found::default());
             return settle(ctx, glance, Outcome::failed(None, error.into())).await;
         }
     };
+    // What the lane could not end is ended here in the same way, which needs no Secret: one that cannot be read must not keep a
+    // sign-in open.
+    if found.1.as_ref().is_some_and(Stored::admits) && object.observed().is_shut() {
+        let closed = close(ctx, scope, &ObjectRef::from_obj(&*object)).await;
+        let again = ctx.store.by_owner(&owner).await;
+        match (closed, again) {
+            (Ok(()), Ok(again)) => found = again,
+            (Err(failure), _) => {
+                let record = found.1.clone();
+                return settle(ctx, Look::glance(ctx, scope, object, found), Outcome::failed(record, failure)).await;
+            }
+            (Ok(()), Err(error)) => {
+                return settle(ctx, Look::glance(ctx, scope, object, found), Outcome::failed(None, error.into())).await;
+            }
+        }
+    }
     let mut look = Look::glance(ctx, scope, object, found);
     let mut plan = decide(&look.seen);
     if plan.writes_record() {

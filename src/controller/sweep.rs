@@ -175,7 +175,8 @@ impl Sweep {
         }
         let mut closed = Vec::new();
         for stored in records {
-            closed.push(if self.ctx.peers.has_given_up(&stored) { self.close(stored).await? } else { stored });
+            let stored = if self.ctx.peers.has_given_up(&stored) { self.close(stored).await } else { stored };
+            closed.push(stored);
         }
         let mut objects = self.ctx.list_outside(&self.scopes).await?;
         let mut orphans = Vec::new();
@@ -248,20 +249,22 @@ impl Sweep {
         Ok(())
     }
 
-    /// Closes a record that this installation has given up. Answers it as it is then.
-    async fn close(&self, stored: Stored) -> Result<Stored, Failure> {
+    /// Closes a record that this installation has given up. Answers it as it is then; what fails is tried again by the next sweep.
+    async fn close(&self, stored: Stored) -> Stored {
         if stored.record.state == State::OutOfScope {
-            return Ok(stored);
+            return stored;
         }
         let (namespace, name) = (stored.record.namespace.clone(), stored.record.object.clone());
         match self.ctx.store.write(stored.clone().out_of_scope(), Replaces::Version(stored.version), now()).await {
             Ok(closed) => {
                 warn!(namespace, name, "this installation no longer manages the namespace: sign-in is refused until it does");
-                Ok(closed)
+                closed
             }
-            // What it is now shows next time.
-            Err(StoreError::Swapped) => Ok(stored),
-            Err(error) => Err(error.into()),
+            Err(StoreError::Swapped) => stored,
+            Err(cause) => {
+                warn!(namespace, name, %cause, "a consumer in a namespace that was given up could not be closed");
+                stored
+            }
         }
     }
 

@@ -279,7 +279,8 @@ pub async fn open(url: &str, access: Access) -> Result<Arc<dyn ConsumerStore>, O
     }
 }
 
-/// The wall clock, for what people read, in whole seconds as Kubernetes writes them. Nothing is ever ordered by it.
+/// The wall clock, for what people read, in whole seconds as Kubernetes writes them. Nothing is ordered by it; it decides only for how
+/// long tombstones are kept.
 #[must_use]
 pub fn now() -> Timestamp {
     let now = Timestamp::now();

@@ -146,7 +146,8 @@ where
 
     async fn write(&self, record: Record, replaces: Replaces, now: Timestamp) -> Result<Stored, StoreError> {
         let (statement, version) = match &replaces {
-            Replaces::NothingAt(_) => (self.insert, 1),
+            // Never a version that an earlier record of the owner had: that was written before this head, and counted up to it at most.
+            Replaces::NothingAt(read) => (self.insert, read.head.wrapping_add(1)),
             Replaces::Version(version) => (UPDATE, version.wrapping_add(1)),
         };
         let (decision, revocation, source) = (&record.decision, &record.revocation, &record.secret_source);

@@ -5,6 +5,7 @@ use std::process::Command;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Patch, PatchParams};
+use oauthconsumer_operator::telemetry::Effects;
 use serde_json::json;
 
 use crate::support::{Cluster, Operator, TestStore, condition, eventually, is, kubeconfig, on_both_stores, says};
@@ -228,4 +229,28 @@ async fn a_raised_floor_is_for_new_values() {
     assert!(operator.admits(&key, long).await);
     eventually("none is counted", || async { operator.metrics.secrets_below_floor.get() == 0 }).await;
     operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_floors_at_once_do_not_fight() {
+    let (cluster, store) = (Cluster::new().await, TestStore::postgres().await);
+    let at = |min| move |settings: &mut oauthconsumer_operator::controller::Settings| settings.limits.min = min;
+    let low = Operator::start_with(&cluster, store.store.clone(), "admin", at(16)).await;
+    let high = Operator::start_with(&cluster, store.reader().await, "admin", at(24)).await;
+    for (name, secret) in [("short", "five."), ("between", "twenty bytes of text")] {
+        cluster.secret(&format!("{name}-oauth"), secret).await;
+        cluster.consumer(name, json!({ "approved": true })).await;
+    }
+    cluster.wait("short", "refused", is("Ready", "False/SecretTooShort")).await;
+    cluster.wait("between", "accepted by the lower floor", is("Active", "True/Active")).await;
+    low.settled().await;
+    high.settled().await;
+    let written = || low.count(Effects::StatusWritten) + high.count(Effects::StatusWritten);
+    let before = written();
+    for operator in [&low, &high, &low, &high] {
+        operator.swept().await;
+    }
+    assert_eq!(written(), before, "each writes its own floor into the status");
+    low.stop().await;
+    high.stop().await;
 }

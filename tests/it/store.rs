@@ -15,6 +15,7 @@ on_both_stores!(
     a_record_comes_back_as_it_was_written,
     a_write_needs_the_version_that_was_read,
     an_owner_has_one_record_and_a_key_one_owner,
+    a_version_never_comes_twice,
     of_many_writers_one_wins,
     tombstones_are_kept_and_then_dropped,
     live_records_are_those_of_one_cluster,
@@ -51,7 +52,7 @@ async fn a_record_comes_back_as_it_was_written(store: TestStore) {
     };
     for record in [bare, full, record("plain")] {
         let written = store.insert(record.clone()).await.unwrap();
-        assert_eq!((written.version, written.intact), (1, true));
+        assert!(written.intact);
         assert_eq!(written.record, record);
         assert_eq!(store.find(&record.owner).await, Some(written.clone()));
         assert_eq!(store.by_key(&record.consumer_key).await.unwrap().1.unwrap().stored, written);
@@ -65,9 +66,9 @@ async fn a_write_needs_the_version_that_was_read(store: TestStore) {
     let store = store.store;
     let first = store.insert(record("a")).await.unwrap();
     let second = store.replace(Record { generation: 4, ..record("a") }, first.version).await.unwrap();
-    assert_eq!(second.version, 2);
+    assert_eq!(second.version, first.version + 1);
     let absent = Replaces::NothingAt(store.head().await.unwrap());
-    for stale in [absent, Replaces::Version(1), Replaces::Version(3)] {
+    for stale in [absent, Replaces::Version(first.version), Replaces::Version(second.version + 1)] {
         let refused = store.write(Record { generation: 9, ..record("a") }, stale.clone(), now()).await;
         assert!(matches!(refused, Err(StoreError::Swapped)), "{stale:?}: {refused:?}");
     }
@@ -85,6 +86,19 @@ async fn an_owner_has_one_record_and_a_key_one_owner(store: TestStore) {
     store.replace(first.record.removed(), first.version).await.unwrap();
     let refused = store.insert(thief).await;
     assert!(matches!(refused, Err(StoreError::KeyInUse(_))), "not even after its end: {refused:?}");
+}
+
+async fn a_version_never_comes_twice(store: TestStore) {
+    let first = store.store.insert(record("a")).await.unwrap();
+    let second = store.store.replace(record("a"), first.version).await.unwrap();
+    // The row is lost, and written anew: a writer that has read the lost one must not match the new one.
+    store.sql("DELETE FROM oauth_consumers").await;
+    let anew = store.store.insert(Record { state: State::Disapproved, ..record("a") }).await.unwrap();
+    for stale in [first.version, second.version] {
+        let refused = store.store.replace(record("a"), stale).await;
+        assert!(matches!(refused, Err(StoreError::Swapped)), "{refused:?}");
+    }
+    assert_eq!(store.store.find(&record("a").owner).await, Some(anew));
 }
 
 async fn of_many_writers_one_wins(store: TestStore) {
@@ -288,13 +302,13 @@ async fn an_edit_behind_the_back_shows(store: TestStore) {
 
 async fn secret_versions_can_be_forgotten(store: TestStore) {
     let store = store.store;
-    store.insert(record("a")).await.unwrap();
+    let written = store.insert(record("a")).await.unwrap();
     let elsewhere = Owner { cluster_id: "elsewhere".into(), uid: "b".into() };
     store.insert(Record { owner: elsewhere.clone(), ..record("b") }).await.unwrap();
     assert_eq!(store.forget_secret_versions("cluster", now()).await.unwrap(), 1);
     assert_eq!(store.forget_secret_versions("cluster", now()).await.unwrap(), 0, "once is enough");
     let forgotten = store.find(&record("a").owner).await.unwrap();
-    assert_eq!((forgotten.version, forgotten.intact), (2, true), "a slow writer loses");
+    assert_eq!((forgotten.version, forgotten.intact), (written.version + 1, true), "a slow writer loses");
     assert_eq!(forgotten.record.secret_source.unwrap().resource_version, "");
     assert!(forgotten.record.secret == record("a").secret, "the hash stays");
     let other = store.find(&elsewhere).await.unwrap();
@@ -507,7 +521,7 @@ async fn seed_tombstones(store: &TestStore, count: u32) {
 async fn decisions_do_not_wait_for_a_pile_of_tombstones(store: TestStore) {
     const COUNT: u32 = 50_000;
     seed_tombstones(&store, COUNT).await;
-    store.store.insert(record("decided")).await.unwrap();
+    let decided = store.store.insert(record("decided")).await.unwrap();
     let dropping = async {
         let mut dropped = 0;
         loop {
@@ -520,7 +534,7 @@ async fn decisions_do_not_wait_for_a_pile_of_tombstones(store: TestStore) {
     };
     let over = tokio_util::sync::CancellationToken::new();
     let deciding = async {
-        let (mut decisions, mut version) = (0, 1);
+        let (mut decisions, mut version) = (0, decided.version);
         while !over.is_cancelled() {
             let begun = std::time::Instant::now();
             version = store.store.replace(record("decided"), version).await.unwrap().version;
