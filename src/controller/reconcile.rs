@@ -131,9 +131,13 @@ async fn pass(ctx: &Context, scope: &Scope, object: Arc<OAuthConsumer>) -> Actio
 }
 
 /// Ends what is over: removes the record of an object that is gone or is to go, and closes that of one that no longer wants sign-in.
-/// Leaves everything else as it is, and needs no Secret: so any controller may do it for any object of the cluster.
+/// Leaves everything else as it is, and needs no Secret: so any controller may do it for any object of the cluster that its store has
+/// a record of. An object without one may have it in another store, whose controller then lets it go.
 pub(super) async fn end_if_over(ctx: &Context, object: Arc<OAuthConsumer>) -> Result<(), Failure> {
     let found = ctx.store.by_owner(&ctx.owner(&object.uid().unwrap_or_default())).await?;
+    if found.1.is_none() {
+        return Ok(());
+    }
     let mut look = Look::unseen(ctx, object, found).confirm(ctx, false, SecretWanted::Never).await?;
     let plan = decide(&look.seen);
     let is_going = look.seen.object.as_ref().is_none_or(|object| object.deleting);

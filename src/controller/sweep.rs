@@ -33,20 +33,19 @@ const MOST_TOMBSTONES: u32 = 10_000;
 /// Tombstones that are dropped at a time. Decisions wait for it.
 const BATCH: u32 = 500;
 
-/// Of how many sweeps one looks outside the scopes where there is no record.
-const SELDOM: u64 = 10;
-
 /// Sweeps every period until told to stop.
 pub(super) async fn run(ctx: Arc<Context>, scopes: Vec<Arc<Scope>>, shutdown: CancellationToken) {
     for scope in &scopes {
         tokio::select! { () = scope.wait_until_ready() => {}, () = shutdown.cancelled() => return }
     }
-    let mut sweep = Sweep { ctx, scopes, orphans: Default::default(), unattended: 0, count: 0 };
+    let mut sweep = Sweep { ctx, scopes, orphans: Default::default(), unattended: 0, unfinished: Vec::new() };
     let mut period = interval(sweep.ctx.settings.sweep_period);
     period.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! { _ = period.tick() => {}, () = shutdown.cancelled() => return }
-        match sweep.once().await {
+        // What a sweep writes is whole by itself, so it can end between any two writes.
+        let swept = tokio::select! { swept = sweep.once() => swept, () = shutdown.cancelled() => return };
+        match swept {
             Ok(()) => {
                 sweep.ctx.metrics.sweeps.inc();
             }
@@ -80,8 +79,8 @@ struct Sweep {
     orphans: [Orphans; 2],
     /// The records that no running controller looks after, last time.
     unattended: i64,
-    /// Sweeps so far.
-    count: u64,
+    /// Objects outside the scopes that could not be ended, last time. Their records may be tombstones by now, which no sweep reads.
+    unfinished: Vec<Arc<OAuthConsumer>>,
 }
 
 const INSIDE: usize = 0;
@@ -167,10 +166,10 @@ impl Sweep {
     /// Looks after records whose objects are outside the scopes: closes what this installation has given up, and ends what is over,
     /// whichever controller it is of. Opens nothing. Answers those that have no object.
     async fn look_outside(&mut self, records: Vec<Stored>) -> Result<Vec<Stored>, Failure> {
-        self.count += 1;
-        let has_outside = self.scopes.iter().all(|scope| scope.namespace.is_some());
-        // Without records there is little to do: to let objects go that no controller lets go.
-        if !has_outside || (records.is_empty() && !self.count.is_multiple_of(SELDOM)) {
+        for object in std::mem::take(&mut self.unfinished) {
+            self.end_outside(object).await;
+        }
+        if records.is_empty() {
             return Ok(records);
         }
         let mut closed = Vec::new();
@@ -193,20 +192,14 @@ impl Sweep {
                 settle(&self.ctx, Look::listed(&self.ctx, object, (Head::default(), Some(stored))), outcome).await;
             }
         }
-        let is_stuck = |object: &OAuthConsumer| {
-            let view = object.observed();
-            view.deleting && view.has_finalizer
-        };
-        for object in objects.into_values().filter(is_stuck) {
-            self.end_outside(Arc::new(object)).await;
-        }
         Ok(orphans)
     }
 
-    async fn end_outside(&self, object: Arc<OAuthConsumer>) {
+    async fn end_outside(&mut self, object: Arc<OAuthConsumer>) {
         if let Err(failure) = end_if_over(&self.ctx, object.clone()).await {
             let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
             warn!(namespace, name, cause = %failure, "a consumer of another scope that is over could not be ended");
+            self.unfinished.push(object);
         }
     }
 

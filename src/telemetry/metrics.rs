@@ -7,6 +7,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+use strum::VariantArray;
 
 /// Everything that is counted.
 pub struct Metrics {
@@ -66,7 +67,7 @@ pub struct ReconcileLabels {
 }
 
 /// How a reconcile ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue, strum::VariantArray)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum ReconcileResult {
     Quiet,
@@ -85,7 +86,7 @@ pub struct EffectLabels {
 }
 
 /// What the controller can do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue, strum::VariantArray)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum Effects {
     FinalizerAdded,
@@ -104,7 +105,7 @@ pub struct CheckLabels {
 }
 
 /// How a sign-in check ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue, strum::VariantArray)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum CheckOutcome {
     Allowed,
@@ -227,6 +228,16 @@ impl Default for Metrics {
             m.feed_notifications.clone(),
         );
         r.register("directory_current", "1 while memory is proved to hold what the store holds", m.directory_current.clone());
+        // A counter that is there from the start shows its first step as an increase.
+        for result in ReconcileResult::VARIANTS {
+            let _ = metrics.reconciles.get_or_create(&ReconcileLabels { result: *result });
+        }
+        for effect in Effects::VARIANTS {
+            let _ = metrics.effects.get_or_create(&EffectLabels { effect: *effect });
+        }
+        for outcome in CheckOutcome::VARIANTS {
+            let _ = metrics.signin_checks.get_or_create(&CheckLabels { outcome: *outcome });
+        }
         metrics
     }
 }

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use kube::ResourceExt;
-use kube::api::{Patch, PatchParams};
 use oauthconsumer_operator::api::FINALIZER;
 use oauthconsumer_operator::controller::{self, Settings};
 use oauthconsumer_operator::store::Controller;
@@ -15,6 +14,7 @@ use crate::support::{Cluster, FaultyStore, Operator, TestStore, condition, event
 on_both_stores!(
     a_renamed_installation_leaves_nothing_that_signs_in_for_ever,
     what_an_installation_gives_up_is_closed_and_says_so,
+    an_object_whose_record_is_in_another_store_is_left_alone,
     two_installations_of_one_namespace_do_not_fight,
     a_controller_that_vanished_is_missed_and_then_succeeded,
 );
@@ -25,6 +25,15 @@ fn installation<'a>(name: &'a str, of: &'a [&'a Cluster]) -> impl FnOnce(&mut Se
     move |settings: &mut Settings| {
         settings.installation = name.into();
         settings.namespaces = of.iter().map(|cluster| cluster.namespace.clone()).collect();
+    }
+}
+
+/// One that is not taken for ended because the machine is busy.
+fn seldom<'a>(name: &'a str, of: &'a Cluster) -> impl FnOnce(&mut Settings) + 'a {
+    move |settings: &mut Settings| {
+        settings.installation = name.into();
+        settings.namespaces = vec![of.namespace.clone()];
+        settings.sweep_period = Duration::from_secs(1);
     }
 }
 
@@ -109,23 +118,44 @@ async fn what_an_installation_gives_up_is_closed_and_says_so(store: TestStore) {
     );
     assert!(says(&object, "Active", "no controller manages this namespace, so sign-in is refused"));
     assert!(one.admits(&inside, SECRET).await);
-    // It can go all the same, also one that has no record any more.
+    // It can go all the same.
     left.delete("outside").await;
     left.gone(&object).await;
-    let stuck = left.consumer("stuck", json!({})).await;
-    let held = json!({ "metadata": { "finalizers": [FINALIZER] } });
-    left.consumers.patch("stuck", &PatchParams::default(), &Patch::Merge(held)).await.unwrap();
-    left.delete("stuck").await;
-    left.gone(&stuck).await;
     one.stop().await;
+}
+
+async fn an_object_whose_record_is_in_another_store_is_left_alone(store: TestStore) {
+    let (own, other) = (&Cluster::new().await, &Cluster::new().await);
+    let elsewhere = TestStore::sqlite().await;
+    let neighbour = Operator::start_with(other, elsewhere.store.clone(), "admin", installation("default", &[other])).await;
+    let (key, going) = (other.approved("jazz", SECRET).await, other.approved("going", SECRET).await);
+    assert!(neighbour.admits(&going, SECRET).await);
+    neighbour.stop().await;
+    // It has something to look after outside its namespaces, and so lists the whole cluster.
+    let both = Operator::start_with(own, store.store.clone(), "admin", installation("before", &[own])).await;
+    own.approved("blues", SECRET).await;
+    both.stop().await;
+    let third = &Cluster::new().await;
+    let operator = Operator::start_with(own, store.store.clone(), "admin", installation("after", &[third])).await;
+    let object = other.get("going").await;
+    other.delete("going").await;
+    operator.swept().await;
+    operator.swept().await;
+    let still = other.get("going").await;
+    assert_eq!(still.finalizers(), [FINALIZER], "its record is not in this store, so it is not removed");
+    operator.stop().await;
+    let neighbour = Operator::start_with(other, elsewhere.store.clone(), "admin", installation("default", &[other])).await;
+    other.gone(&object).await;
+    assert!(!neighbour.admits(&going, SECRET).await && neighbour.admits(&key, SECRET).await);
+    neighbour.stop().await;
 }
 
 async fn two_installations_of_one_namespace_do_not_fight(store: TestStore) {
     let cluster = &Cluster::new().await;
     let counted = FaultyStore::over(&store);
-    let one = Operator::start_with(cluster, counted.clone(), "admin", installation("one", &[cluster])).await;
+    let one = Operator::start_with(cluster, counted.clone(), "admin", seldom("one", cluster)).await;
     let key = cluster.approved("jazz", SECRET).await;
-    let other = Operator::start_with(cluster, counted.clone(), "admin", installation("other", &[cluster])).await;
+    let other = Operator::start_with(cluster, counted.clone(), "admin", seldom("other", cluster)).await;
     other.swept().await;
     one.settled().await;
     other.settled().await;

@@ -354,7 +354,7 @@ until_so signs_in "$key" "$secret" 401
 
 # What the command said lifts it, word for word.
 sed -n 's/^  \(kubectl .*\)/\1 --timeout=30s/p' <<<"$said" | sed '/ patch /s/ --timeout=30s//' >"$DEV_CONTROL_PLANE_DIR/lift.sh"
-[ "$(wc -l <"$DEV_CONTROL_PLANE_DIR/lift.sh")" = 3 ]
+[ "$(wc -l <"$DEV_CONTROL_PLANE_DIR/lift.sh")" = 4 ]
 bash -e "$DEV_CONTROL_PLANE_DIR/lift.sh"
 kubectl wait --for=condition=Approved --timeout=30s oac/jazz
 until_so signs_in "$key" "$secret" 200

@@ -103,9 +103,13 @@ async fn a_pause_of_the_database_heals_by_itself() {
             })
         })
         .collect();
+    let address = database.url.rsplit_once('@').unwrap().1.split('/').next().unwrap().to_owned();
     for _ in 0..2 {
+        // The connections that there are hang, and then there are none for a while.
         proxy.freeze();
+        proxy.lead_to(None);
         eventually("memory is no longer proved", || async { !check.directory.is_current() }).await;
+        proxy.lead_to(Some(&address));
         check.is_current().await;
     }
     over.store(true, Ordering::SeqCst);
