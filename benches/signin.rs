@@ -92,9 +92,9 @@ async fn bare(key: &str) -> String {
 async fn fill(path: &Path, records: usize, phc: &Phc) {
     let began = Instant::now();
     let store = store::open(&format!("sqlite://{}", path.display()), Access::Controller).await.unwrap();
-    let now = jiff::Timestamp::now();
+    let (now, head) = (jiff::Timestamp::now(), store.head().await.unwrap());
     for i in 0..records {
-        store.write(record(&format!("uid-{i}"), phc), Replaces::NothingAt(store.head().await.unwrap()), now).await.unwrap();
+        store.write(record(&format!("uid-{i}"), phc), Replaces::NothingAt(head.clone()), now).await.unwrap();
     }
     let life = store.head().await.unwrap().incarnation;
     store.vouch("cluster", "default", &life).await.unwrap();

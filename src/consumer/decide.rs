@@ -229,11 +229,11 @@ fn unproved_approval(trusted: Option<&Record>, object: &Object, is_new: bool, ap
         return None;
     }
     let recorded = trusted.and_then(|record| record.unproved_approval);
-    // The status may be behind the record. A record of a later generation that the object has reached has seen it made anew.
-    let is_past = |generation: &i64| {
-        trusted.is_some_and(|record| record.generation > *generation && record.generation <= object.generation)
-    };
-    let published = object.unproved_approval.filter(|generation| !is_past(generation));
+    // The status may be behind the record: a record of a later generation, which the object has reached, has seen it made anew. One of
+    // the same generation may have been put back from a backup.
+    let is_past =
+        |generation: i64| trusted.is_some_and(|record| record.generation > generation && record.generation <= object.generation);
+    let published = object.unproved_approval.filter(|generation| *generation <= object.generation && !is_past(*generation));
     let opens = is_new || (object.hold.is_none() && !is_known_to_be_open(trusted, object));
     recorded.or(published).or_else(|| (opens && !approvals_count).then_some(object.generation))
 }

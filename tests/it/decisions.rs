@@ -337,6 +337,18 @@ fn an_approval_that_nobody_guarded_never_counts() {
 }
 
 #[test]
+fn a_status_of_another_generation_closes_nothing_that_an_intact_record_holds_open() {
+    let approved = Object { approved: Some(true), generation: 3, ..object() };
+    let open = World { object: Some(approved), secret: Some(("1", VALUE)), record: None, guarded: true }.settle().0;
+    assert!(open.record.as_ref().unwrap().admits());
+    for forged in [1, 2, 4, 99] {
+        let mut world = open.clone();
+        world.object.as_mut().unwrap().unproved_approval = Some(forged);
+        assert!(decide(&world.glance()).is_empty(), "{forged}");
+    }
+}
+
+#[test]
 fn another_stamp_alone_is_no_second_thought() {
     let approved = Object { approved: Some(true), decided_by: Some("alice".into()), ..object() };
     let world = World { object: Some(approved), secret: Some(("1", VALUE)), record: None, guarded: true };

@@ -353,7 +353,7 @@ until_so kubectl wait --for=jsonpath='{{.status.observedGeneration}}'=2 --timeou
 until_so signs_in "$key" "$secret" 401
 
 # What the command said lifts it, word for word.
-sed -n 's/^  \(kubectl .*\)/\1 --timeout=30s/p' <<<"$said" | sed '/ patch /s/ --timeout=30s//' >"$DEV_CONTROL_PLANE_DIR/lift.sh"
+sed -n 's/^  \(kubectl .*\)/\1/p' <<<"$said" >"$DEV_CONTROL_PLANE_DIR/lift.sh"
 [ "$(wc -l <"$DEV_CONTROL_PLANE_DIR/lift.sh")" = 4 ]
 bash -e "$DEV_CONTROL_PLANE_DIR/lift.sh"
 kubectl wait --for=condition=Approved --timeout=30s oac/jazz

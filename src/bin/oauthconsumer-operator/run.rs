@@ -222,7 +222,7 @@ pub fn revoke(options: &RevokeOptions) -> Outcome {
         let (namespace, object) = (&record.namespace, &record.object);
         println!("revoked {}: {} ({namespace}/{object})", options.key, record.name);
         println!("Sign-in is refused within a second. To allow it again, once the cause is mended:");
-        println!("  kubectl -n {namespace} wait --for=jsonpath='{{.status.state}}'=Revoked oauthconsumer/{object}");
+        println!("  kubectl -n {namespace} wait --timeout=2m --for=jsonpath='{{.status.state}}'=Revoked oauthconsumer/{object}");
         for approved in [false, true] {
             println!(
                 "  kubectl -n {namespace} patch oauthconsumer {object} --field-manager oauthconsumers-approval --type merge \
