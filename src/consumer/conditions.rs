@@ -22,7 +22,7 @@ pub struct Statement {
 /// What the store is known to hold for an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Committed {
-    /// Nobody can tell: what was published stays.
+    /// It is not known: what was published stays.
     Unknown,
     /// No record to sign in with.
     Nothing,
@@ -57,7 +57,7 @@ pub enum Truth {
     True,
     /// It does not hold.
     False,
-    /// Nobody can tell.
+    /// It is not known.
     Unknown,
 }
 

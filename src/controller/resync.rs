@@ -223,8 +223,8 @@ impl Resync {
     }
 }
 
-/// Whether a record that seems to admit somebody wrongly does. What its object says was listed just now; that its Secret is gone was
-/// not, and a Secret that cannot be asked for is not gone.
+/// Whether a record that seems to be open wrongly is. What its object says was listed just now and counts. That its Secret is gone
+/// is known from a cache only, so the Secret is asked for; one that cannot be asked for is not gone.
 async fn is_confirmed(ctx: &Context, glance: Look) -> bool {
     if glance.seen.object.as_ref().is_none_or(Object::is_shut) {
         return true;

@@ -49,7 +49,7 @@ pub(super) struct Joined {
     pub(super) change: Option<Change>,
 }
 
-/// The format of [`checksum`]. A row in a format that this release does not know counts as edited: it admits nobody.
+/// The format of [`checksum`]. A row in a format that this release does not know counts as edited, so it lets no consumer in.
 const FORMAT: u32 = 1;
 
 /// `<format>:<SHA-256 of the record in hexadecimal>`. It finds rows that were edited by hand or half restored. It is no

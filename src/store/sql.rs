@@ -82,7 +82,8 @@ macro_rules! select_from_feed {
 }
 
 /// Inserts a record, unless the feed says that what was read before is no longer the whole truth: a row that was written after
-/// `$30` is gone again, or the store is another one. `$lock` makes PostgreSQL wait for whoever is about to say so.
+/// `$30` is gone again, or the store is another one. `$lock` makes PostgreSQL wait for a transaction that is about
+/// to say so.
 macro_rules! insert {
     ($lock:literal) => {
         concat!(

@@ -209,7 +209,7 @@ start() {
 }
 trap 'kill -KILL ${operator:-} 2>/dev/null || true' EXIT # a script that fails leaves nothing running
 until_so() { for _ in $(seq 300); do if "$@" >/dev/null 2>&1; then return; fi; sleep 0.1; done; echo "never: $*"; cat "$DEV_CONTROL_PLANE_DIR/operator.log"; exit 1; }
-# The whole answer first: a grep that has found what it wants leaves curl with nobody to write to, and that is an error.
+# The whole answer first: a grep that has found what it wants closes the pipe, and curl fails.
 measures() { local all; all=$(curl -s "http://127.0.0.1:$admin/metrics"); grep -q "$1" <<<"$all"; }
 says_readyz() { local all; all=$(readyz); grep -q "$1" <<<"$all"; }
 readyz() { curl -s "http://127.0.0.1:$admin/readyz"; }

@@ -54,7 +54,7 @@ CREATE TABLE feed (
 INSERT INTO feed (id, store_id, head, reload, resynced) VALUES (1, gen_random_uuid()::text, 0, 0, 0);
 
 -- Which controller has compared which records with their objects. A store that was restored, or has failed over and lost its last
--- commits, holds records that may be wrong: until the controller of an installation has compared them all, they admit nobody.
+-- commits, holds records that may be wrong. They let no consumer in until the controller of their installation has compared them all.
 CREATE TABLE resyncs (
     cluster_id   TEXT NOT NULL,
     installation TEXT NOT NULL,
@@ -123,8 +123,8 @@ END $$;
 CREATE TRIGGER oauth_consumers_counted AFTER INSERT OR UPDATE ON oauth_consumers
     FOR EACH STATEMENT EXECUTE FUNCTION oauth_consumers_counted();
 
--- A tombstone that goes is no news for readers that have seen it: it admitted nobody before. It is for those that have not, and for
--- a controller that read the absence of a record before the tombstone was written: its insert names the head it read.
+-- A tombstone that goes is no news for readers that have seen it: it let no consumer in before. It is news for those that have not,
+-- and for a controller that read the absence of a record before the tombstone was written: its insert names the head it read.
 CREATE FUNCTION oauth_consumers_deleted() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     gone BIGINT;

@@ -55,7 +55,7 @@ CREATE TABLE feed (
 INSERT INTO feed (id, store_id, head, reload, resynced, opened) VALUES (1, lower(hex(randomblob(16))), 0, 0, 0, '');
 
 -- Which controller has compared which records with their objects. A store that was restored, or has failed over and lost its last
--- commits, holds records that may be wrong: until the controller of an installation has compared them all, they admit nobody.
+-- commits, holds records that may be wrong. They let no consumer in until the controller of their installation has compared them all.
 CREATE TABLE resyncs (
     cluster_id   TEXT NOT NULL,
     installation TEXT NOT NULL,
@@ -90,8 +90,8 @@ CREATE TRIGGER oauth_consumers_updated AFTER UPDATE ON oauth_consumers WHEN NEW.
     UPDATE oauth_consumers SET change = (SELECT head FROM feed) WHERE consumer_key = NEW.consumer_key;
 END;
 
--- A tombstone that goes is no news for readers that have seen it: it admitted nobody before. It is for those that have not, and for
--- a controller that read the absence of a record before the tombstone was written: its insert names the head it read.
+-- A tombstone that goes is no news for readers that have seen it: it let no consumer in before. It is news for those that have not,
+-- and for a controller that read the absence of a record before the tombstone was written: its insert names the head it read.
 CREATE TRIGGER oauth_consumers_deleted AFTER DELETE ON oauth_consumers BEGIN
     UPDATE feed SET head = head + 1, reload = CASE WHEN OLD.state = 'Removed' THEN max(reload, OLD.change) ELSE head + 1 END;
 END;
