@@ -1,6 +1,7 @@
 //! Approvals that do not count, and revocations: what ends them, and what does not.
 
-use kube::ResourceExt;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, ResourceExt};
 use oauthconsumer_operator::api::OAuthConsumer;
 use oauthconsumer_operator::consumer::ConsumerKey;
 use oauthconsumer_operator::controller::{ApprovalProof, Settings};
@@ -8,7 +9,7 @@ use oauthconsumer_operator::store;
 use serde_json::json;
 
 use crate::support::chart::{self, CONTROLLER, Guard};
-use crate::support::{Cluster, FaultyStore, Operator, TestStore, condition, is, on_both_stores};
+use crate::support::{Cluster, FaultyStore, Operator, TestStore, client_of, condition, eventually, is, on_both_stores};
 
 on_both_stores!(
     an_unproved_approval_does_not_count_when_the_store_is_put_back,
@@ -16,6 +17,7 @@ on_both_stores!(
     nor_when_the_status_is_lost,
     an_approval_that_was_not_seen_ends_no_revocation,
     a_disapproval_and_an_approval_that_were_not_seen_end_no_revocation,
+    a_hold_does_not_wait_for_a_proof_that_does_not_come,
 );
 
 const SECRET: &str = "a secret, long enough for all";
@@ -150,5 +152,27 @@ async fn is_revoked_until_seen(cluster: &Cluster, store: &TestStore, key: &str) 
     cluster.edit("jazz", json!({ "approved": true })).await;
     cluster.wait("jazz", "Active", is("Active", "True/Active")).await;
     assert!(operator.admits(key, SECRET).await);
+    operator.stop().await;
+}
+
+async fn a_hold_does_not_wait_for_a_proof_that_does_not_come(store: TestStore) {
+    let cluster = chart::guarded(Guard::Deny).await;
+    let operator = start(&cluster, store.store.clone()).await;
+    let key = cluster.approved("jazz", SECRET).await;
+    assert!(operator.admits(&key, SECRET).await);
+    operator.stop().await;
+    // Another approver decides to and fro, and a hold is set, before a controller looks. The approval would have to be proved, and
+    // what proves it is refused by a policy of other people's.
+    chart::grant(&cluster.client, &cluster.namespace, "bob", "oauthconsumers-approver").await;
+    let bob: Api<OAuthConsumer> = Api::namespaced(client_of("bob").await, &cluster.namespace);
+    for approved in [false, true] {
+        let decision = Patch::Merge(json!({ "spec": { "approved": approved } }));
+        eventually("bob decides", || async { bob.patch("jazz", &PatchParams::default(), &decision).await.is_ok() }).await;
+    }
+    cluster.edit("jazz", json!({ "hold": { "reason": "leaked" } })).await;
+    chart::bind(&cluster, Guard::Quoted).await;
+    let operator = start(&cluster, store.store.clone()).await;
+    cluster.wait("jazz", "on hold", is("Active", "False/OnHold")).await;
+    assert!(!operator.admits(&key, SECRET).await);
     operator.stop().await;
 }
