@@ -106,7 +106,7 @@ async fn restarts_at_work_lose_nothing_and_do_nothing_twice() {
 async fn hashing_keeps_to_the_limits_of_memory() {
     const COUNT: usize = 100;
     let cluster = Cluster::alone().await;
-    cluster.install(&["--set", "controller.resources.limits.memory=128Mi"]);
+    cluster.install(&["--set", "controller.resources.limits.memory=160Mi"]);
     apply(&[secret(TEAM, "common", SECRET)]);
     register(COUNT, "c", &json!({ "approved": true, "secretRef": { "name": "common" } }));
     eventually("all are ready", || all_ready(COUNT));
