@@ -13,7 +13,7 @@ const SECRET: &str = "a secret, long enough for all";
 
 /// Rarely enough that no sweep comes in between.
 fn seldom(settings: &mut Settings) {
-    settings.sweep_period = Duration::from_secs(1);
+    settings.sweep_period = Duration::from_secs(2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
