@@ -127,7 +127,7 @@ pub struct Controller {
 }
 
 /// The records of an installation in a namespace that can sign in.
-#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenRecords {
     /// The cluster.
     pub cluster_id: String,
@@ -160,7 +160,7 @@ impl Controller {
 }
 
 /// Where the feed of changes stands. The default is no store's: an insert that names it is refused.
-#[derive(Clone, Debug, Default, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Head {
     /// A random identity, given when the store was made: a different one is a different store.
     pub store_id: String,

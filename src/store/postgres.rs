@@ -32,6 +32,6 @@ pub(super) async fn open(url: &str, access: Access) -> Result<SqlStore<Postgres>
         Access::SignIn => News::Told(Notifications::of(pool.clone())),
         Access::Controller => News::Ask(Duration::from_secs(1)),
     };
-    let (patience, insert) = (seconds(2, 5), INSERT_LOCKING);
+    let (patience, insert) = (seconds(2, 5), INSERT_LOCKING.as_str());
     Ok(SqlStore { read: pool.clone(), write: pool, patience, insert, file: None, news, _lock: None })
 }

@@ -49,7 +49,7 @@ pub(super) async fn open(path: &str, access: Access) -> Result<SqlStore<Sqlite>,
         sqlx::query("DELETE FROM controllers").execute(&write).await?;
     }
     let file = Some(named.or_else(|_| FileIdentity::of(path))?);
-    let (insert, news) = (INSERT, News::Ask(PERIOD));
+    let (insert, news) = (INSERT.as_str(), News::Ask(PERIOD));
     Ok(SqlStore { read: pool(4).await?, write, patience: Duration::from_secs(5), insert, file, news, _lock: lock })
 }
 
