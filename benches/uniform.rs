@@ -51,7 +51,7 @@ async fn main() {
     for record in classes.iter().map(|(_, record)| record).chain([&approved]) {
         store.write(record.clone(), Replaces::NothingAt(store.head().await.unwrap()), now).await.unwrap();
     }
-    let life = store.head().await.unwrap().incarnation;
+    let life = store.head().await.unwrap().epoch;
     store.vouch("cluster", "default", &life).await.unwrap();
 
     let settings = Settings {

@@ -136,7 +136,7 @@ impl Resync {
         if overtaken {
             return Ok(PAUSE);
         }
-        ctx.store.vouch(cluster_id, installation, &head.incarnation).await?;
+        ctx.store.vouch(cluster_id, installation, &head.epoch).await?;
         (self.is_unsure, self.wait) = (false, None);
         ctx.peers.set_compared(true);
         // What another installation has left behind can be taken over from now on, or by the next sweep.

@@ -62,7 +62,7 @@ pub trait ConsumerStore: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError::Swapped`] if another life has begun.
-    async fn vouch(&self, cluster_id: &str, installation: &str, incarnation: &str) -> Result<(), StoreError>;
+    async fn vouch(&self, cluster_id: &str, installation: &str, epoch: &Epoch) -> Result<(), StoreError>;
 
     /// Whether somebody has, in this life of the store.
     async fn is_vouched_for(&self, cluster_id: &str, installation: &str) -> Result<bool, StoreError>;
@@ -162,20 +162,27 @@ impl Controller {
 /// Where the feed of changes stands. The default is no store's: an insert that names it is refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Head {
-    /// A random identity, given when the store was made: a different one is a different store.
-    pub store_id: String,
     /// Grows with every change of a row, in commit order.
     pub head: i64,
     /// The last change that removed a row: readers that are behind it start over.
     pub reload: i64,
     /// The last change of who vouches for what.
     pub resynced: i64,
-    /// Which life of the store this is: it begins a new one when it fails over or is restored, and may have lost commits.
-    pub incarnation: String,
-    /// PostgreSQL's timeline. A server on an older one is a former primary.
-    pub timeline: i64,
-    /// Whether any controller has compared its records in this life of the store.
+    /// The epoch that the store is in.
+    pub epoch: Epoch,
+    /// Whether any controller has compared its records in this epoch.
     pub compared: bool,
+}
+
+/// A stretch of a store's life in which no commit is lost. A restore or a failover begins another one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Epoch {
+    /// Differs between any two epochs of any stores.
+    pub id: String,
+    /// The epochs that can be put in order.
+    pub lineage: String,
+    /// The place in that order. Epochs that cannot be told apart by it have the same.
+    pub rank: i64,
 }
 
 // === impl Head ===
@@ -184,19 +191,23 @@ impl Head {
     /// Whether both are of the same life of the same store.
     #[must_use]
     pub fn is_of_same_life_as(&self, other: &Self) -> bool {
-        (&self.store_id, &self.incarnation) == (&other.store_id, &other.incarnation)
+        self.epoch == other.epoch
     }
 
-    /// Whether the other is of a former primary: the same server of the same store, on an earlier timeline.
+    /// Whether the other is of a former primary, which a failover left behind.
     #[must_use]
     pub fn is_later_than(&self, other: &Self) -> bool {
-        self.store_id == other.store_id && self.server().eq(other.server()) && self.timeline > other.timeline
+        self.epoch.is_later_than(&other.epoch)
     }
+}
 
-    /// What stays the same from timeline to timeline: only there one is earlier than another. PostgreSQL's system identifier, the
-    /// database, and the table `feed`.
-    fn server(&self) -> impl Iterator<Item = &str> {
-        self.incarnation.split('/').take(3)
+// === impl Epoch ===
+
+impl Epoch {
+    /// Whether the other one has ended. A former primary that is still in it does not know.
+    #[must_use]
+    pub fn is_later_than(&self, other: &Self) -> bool {
+        self.lineage == other.lineage && self.rank > other.rank
     }
 }
 
@@ -252,10 +263,10 @@ pub enum OpenError {
     File(String, std::io::Error),
     /// The database refuses.
     #[error("failed to open the store: {0}")]
-    Database(#[from] sqlx::Error),
+    Database(String),
     /// Its schema could not be brought up to date.
     #[error("failed to bring the store's schema up to date: {0}")]
-    Migration(#[from] sqlx::migrate::MigrateError),
+    Migration(String),
 }
 
 /// What a process does with the store.
@@ -285,15 +296,4 @@ pub async fn open(url: &str, access: Access) -> Result<Arc<dyn ConsumerStore>, O
 pub fn now() -> Timestamp {
     let now = Timestamp::now();
     Timestamp::from_second(now.as_second()).unwrap_or(now)
-}
-
-/// Brings the schema up to date. Migrations that are newer than this program are let be: they only ever add, so that
-/// the previous release still runs beside the next one.
-async fn migrate<'a, A>(mut migrations: sqlx::migrate::Migrator, database: A) -> Result<(), OpenError>
-where
-    A: sqlx::Acquire<'a>,
-    <A::Connection as std::ops::Deref>::Target: sqlx::migrate::Migrate,
-{
-    migrations.set_ignore_missing(true);
-    Ok(migrations.run(database).await?)
 }

@@ -8,7 +8,7 @@ use sqlx::{Connection, PgConnection, Postgres};
 use tokio::time::timeout;
 
 use super::notifications::Notifications;
-use super::sql::{INSERT_LOCKING, News, SqlStore};
+use super::sql::{self, INSERT_LOCKING, News, SqlStore};
 use super::{Access, OpenError};
 
 /// Connections of one process. Reconciles and sign-in checks have a pool each, so that neither starves the other.
@@ -26,7 +26,7 @@ pub(super) async fn open(url: &str, access: Access) -> Result<SqlStore<Postgres>
     }
     let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(patience).connect_with(options).await?;
     if access == Access::Controller {
-        super::migrate(sqlx::migrate!("src/store/migrations/postgres"), &pool).await?;
+        sql::migrate(sqlx::migrate!("src/store/migrations/postgres"), &pool).await?;
     }
     let news = match access {
         Access::SignIn => News::Told(Notifications::of(pool.clone())),

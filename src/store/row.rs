@@ -9,7 +9,7 @@ use sqlx::query::Query;
 use sqlx::{ColumnIndex, Database, Decode, Encode, Type};
 use tracing::error;
 
-use super::{Change, Controller, Head, OpenRecords};
+use super::{Change, Controller, Epoch, Head, OpenRecords};
 use crate::consumer::{
     ConsumerKey, Decision, Owner, Phc, Record, Revocation, SecretOutcome, SecretProblem, SecretSource, State, Stored,
 };
@@ -160,12 +160,10 @@ where
 {
     fn head(&self) -> Result<Head, sqlx::Error> {
         Ok(Head {
-            store_id: self.try_get("store_id")?,
             head: self.try_get("feed_sequence")?,
             reload: self.try_get("reload")?,
             resynced: self.try_get("resynced")?,
-            incarnation: self.try_get("incarnation")?,
-            timeline: self.try_get("timeline")?,
+            epoch: Epoch { id: self.try_get("epoch")?, lineage: self.try_get("lineage")?, rank: self.try_get("rank")? },
             compared: self.try_get("feed_verified")?,
         })
     }

@@ -1,19 +1,23 @@
 //! The contract in SQL that SQLite and PostgreSQL both speak. Only opening them differs.
 
 use std::fs::File;
+use std::ops::Deref;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use sqlx::{Database, Encode, Executor, IntoArguments, Pool, Type};
+use sqlx::migrate::{Migrate, Migrator};
+use sqlx::{Acquire, Database, Encode, Executor, IntoArguments, Pool, Type};
 use tokio::time::{sleep, timeout};
 use tracing::error;
 
 use super::file::FileIdentity;
 use super::notifications::Notifications;
 use super::row::{COLUMNS, Readable, Statement, bind};
-use super::{Change, ConsumerStore, Controller, Found, Head, KeepTombstones, OpenRecords, Replaces, StoreError};
+use super::{
+    Change, ConsumerStore, Controller, Epoch, Found, Head, KeepTombstones, OpenError, OpenRecords, Replaces, StoreError,
+};
 use crate::consumer::{ConsumerKey, Owner, Record, Stored};
 
 pub(super) struct SqlStore<DB: Database> {
@@ -59,8 +63,7 @@ static LIVE: LazyLock<String> = LazyLock::new(|| select("cluster_id = $1 AND sta
 static WITH_SECRET_VERSION: LazyLock<String> = LazyLock::new(|| select("cluster_id = $1 AND secret_resource_version <> ''"));
 static HEAD: LazyLock<String> = LazyLock::new(|| format!("SELECT {FEED_COLUMNS} FROM feed_state"));
 
-const FEED_COLUMNS: &str =
-    "store_id, feed_state.head AS feed_sequence, reload, resynced, incarnation, timeline, compared AS feed_verified";
+const FEED_COLUMNS: &str = "feed_state.head AS feed_sequence, reload, resynced, epoch, lineage, rank, compared AS feed_verified";
 
 /// Inserts a record, unless the feed says that what was read before is no longer the whole truth: a row that was written after
 /// that head (`$1`) is gone again, or the store is in another epoch. `lock` makes PostgreSQL wait for a transaction that is about
@@ -69,7 +72,7 @@ fn insert(lock: &str) -> String {
     let (columns, values) = (COLUMNS.join(", "), places_after(2));
     format!(
         "INSERT INTO oauth_consumers ({columns}) SELECT {values} FROM feed \
-         WHERE id = 1 AND head >= $1 AND reload <= $1 AND (SELECT incarnation FROM feed_state) = $2 {lock} \
+         WHERE id = 1 AND head >= $1 AND reload <= $1 AND (SELECT epoch FROM feed_state) = $2 {lock} \
          ON CONFLICT DO NOTHING RETURNING consumer_key"
     )
 }
@@ -84,7 +87,7 @@ fn select_beside_head(condition: &str) -> String {
     format!(
         "SELECT {FEED_COLUMNS}, found.change AS sequence, {columns}, \
          EXISTS (SELECT 1 FROM resyncs WHERE resyncs.cluster_id = found.cluster_id \
-         AND resyncs.installation = found.installation AND resyncs.incarnation = feed_state.incarnation) AS verified \
+         AND resyncs.installation = found.installation AND resyncs.epoch = feed_state.epoch) AS verified \
          FROM feed_state LEFT JOIN (SELECT change, {columns} FROM oauth_consumers WHERE {condition}) AS found ON TRUE \
          ORDER BY found.change"
     )
@@ -128,7 +131,7 @@ where
         let (query, version) = match replaces {
             // Never a version that an earlier record of the owner had: that was written before this head, and counted up to it at most.
             Replaces::NothingAt(read) => {
-                (sqlx::query(self.insert).bind(read.head).bind(read.incarnation), read.head.wrapping_add(1))
+                (sqlx::query(self.insert).bind(read.head).bind(read.epoch.id), read.head.wrapping_add(1))
             }
             Replaces::Version(version) => {
                 let Owner { cluster_id, uid } = record.owner.clone();
@@ -226,21 +229,20 @@ where
         Ok(self.fetch(&self.read, query).await?.iter().filter_map(|row| readable(row.open_records())).collect())
     }
 
-    async fn vouch(&self, cluster_id: &str, installation: &str, incarnation: &str) -> Result<(), StoreError> {
+    async fn vouch(&self, cluster_id: &str, installation: &str, epoch: &Epoch) -> Result<(), StoreError> {
         let query = sqlx::query(
-            "INSERT INTO resyncs (cluster_id, installation, incarnation) SELECT $1, $2, incarnation FROM feed_state \
-             WHERE incarnation = $3 \
-             ON CONFLICT (cluster_id, installation) DO UPDATE SET incarnation = excluded.incarnation RETURNING cluster_id",
+            "INSERT INTO resyncs (cluster_id, installation, epoch) SELECT $1, $2, epoch FROM feed_state WHERE epoch = $3 \
+             ON CONFLICT (cluster_id, installation) DO UPDATE SET epoch = excluded.epoch RETURNING cluster_id",
         )
         .bind(cluster_id.to_owned())
         .bind(installation.to_owned())
-        .bind(incarnation.to_owned());
+        .bind(epoch.id.clone());
         if self.fetch(&self.write, query).await?.is_empty() { Err(StoreError::Swapped) } else { Ok(()) }
     }
 
     async fn is_vouched_for(&self, cluster_id: &str, installation: &str) -> Result<bool, StoreError> {
         let query = sqlx::query(
-            "SELECT cluster_id FROM resyncs JOIN feed_state USING (incarnation) WHERE cluster_id = $1 AND installation = $2",
+            "SELECT cluster_id FROM resyncs JOIN feed_state USING (epoch) WHERE cluster_id = $1 AND installation = $2",
         )
         .bind(cluster_id.to_owned())
         .bind(installation.to_owned());
@@ -324,6 +326,17 @@ fn readable<T>(read: Result<T, sqlx::Error>) -> Option<T> {
     read.inspect_err(|cause| error!(%cause, "a row of the store cannot be read, and is passed over")).ok()
 }
 
+/// Brings the schema up to date. Migrations that are newer than this program are let be: they only ever add, so that
+/// the previous release still runs beside the next one.
+pub(super) async fn migrate<'a, A>(mut migrations: Migrator, database: A) -> Result<(), OpenError>
+where
+    A: Acquire<'a>,
+    <A::Connection as Deref>::Target: Migrate,
+{
+    migrations.set_ignore_missing(true);
+    migrations.run(database).await.map_err(|cause| OpenError::Migration(cause.to_string()))
+}
+
 // === impl StoreError ===
 
 impl From<sqlx::Error> for StoreError {
@@ -338,5 +351,13 @@ impl From<sqlx::Error> for StoreError {
             ""
         };
         Self::Unavailable(format!("{error}{advice}"))
+    }
+}
+
+// === impl OpenError ===
+
+impl From<sqlx::Error> for OpenError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error.to_string())
     }
 }

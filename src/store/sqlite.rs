@@ -9,7 +9,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Pool, Sqlite};
 
 use super::file::FileIdentity;
-use super::sql::{INSERT, News, SqlStore};
+use super::sql::{self, INSERT, News, SqlStore};
 use super::{Access, OpenError};
 
 /// How long to wait for the file, which another process (a backup) may hold for a moment, or for a connection.
@@ -43,7 +43,7 @@ pub(super) async fn open(path: &str, access: Access) -> Result<SqlStore<Sqlite>,
     let write = pool(1).await.map_err(|error| damaged(path, error))?;
     if access == Access::Controller {
         check(path, &write).await?;
-        super::migrate(sqlx::migrate!("src/store/migrations/sqlite"), &write).await?;
+        sql::migrate(sqlx::migrate!("src/store/migrations/sqlite"), &write).await?;
         // The file may have been restored from a backup, or swapped, since the last controller closed it. And that was the only one.
         sqlx::query("UPDATE feed SET opened = lower(hex(randomblob(16)))").execute(&write).await?;
         sqlx::query("DELETE FROM controllers").execute(&write).await?;

@@ -156,7 +156,7 @@ async fn a_server_that_was_put_back_and_moved_on_is_not_taken_for_the_one_before
     let store = store::open(&Pair::url(&leader), Access::Controller).await.unwrap();
     let vouch = async |store: &dyn ConsumerStore| {
         let head = store.head().await.unwrap();
-        store.vouch("cluster", "default", &head.incarnation).await.unwrap();
+        store.vouch("cluster", "default", &head.epoch).await.unwrap();
         head
     };
     vouch(&*store).await;
@@ -186,7 +186,7 @@ async fn a_server_that_was_put_back_and_moved_on_is_not_taken_for_the_one_before
     }
     let store = store::open(&Pair::url(&woken), Access::Controller).await.unwrap();
     let after = store.head().await.unwrap();
-    assert_eq!(after.timeline, before.timeline);
+    assert_eq!((&after.epoch.lineage, after.epoch.rank), (&before.epoch.lineage, before.epoch.rank));
     assert!(!after.is_of_same_life_as(&before) && !after.compared);
     proxy.lead_to(Some(&format!("127.0.0.1:{woken}")));
     eventually("it waits for a controller", || async {

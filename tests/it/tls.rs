@@ -226,7 +226,7 @@ async fn postgres_is_verified_and_its_new_authority_is_taken_without_a_restart()
     std::fs::copy(old.certificate(), &trusted).unwrap();
     eventually("it speaks TLS", || async { store::open(&server.verified(&trusted), Access::Controller).await.is_ok() }).await;
     let store = store::open(&server.verified(&trusted), Access::Controller).await.unwrap();
-    let life = store.head().await.unwrap().incarnation;
+    let life = store.head().await.unwrap().epoch;
     store.vouch("cluster", "default", &life).await.unwrap();
     let record = approved("jazz", SECRET);
     let key = record.consumer_key.to_string();

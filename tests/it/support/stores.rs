@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use oauthconsumer_operator::consumer::{ConsumerKey, Owner, Record, Stored};
 use oauthconsumer_operator::store::{
-    self, Access, Change, ConsumerStore, Controller, Found, Head, KeepTombstones, OpenRecords, Replaces, StoreError,
+    self, Access, Change, ConsumerStore, Controller, Epoch, Found, Head, KeepTombstones, OpenRecords, Replaces, StoreError,
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 use tempfile::{NamedTempFile, TempDir};
@@ -96,7 +96,7 @@ impl TestStore {
     /// Vouches for an installation's records, as its controller does.
     pub async fn vouch(&self, cluster_id: &str, installation: &str) {
         let head = self.store.head().await.unwrap();
-        self.store.vouch(cluster_id, installation, &head.incarnation).await.unwrap();
+        self.store.vouch(cluster_id, installation, &head.epoch).await.unwrap();
     }
 
     /// Opens the same store once more, as another process would that only reads.
@@ -336,9 +336,9 @@ impl ConsumerStore for FaultyStore {
         self.inner.open_records().await
     }
 
-    async fn vouch(&self, cluster_id: &str, installation: &str, incarnation: &str) -> Result<(), StoreError> {
+    async fn vouch(&self, cluster_id: &str, installation: &str, epoch: &Epoch) -> Result<(), StoreError> {
         self.up()?;
-        self.inner.vouch(cluster_id, installation, incarnation).await
+        self.inner.vouch(cluster_id, installation, epoch).await
     }
 
     async fn is_vouched_for(&self, cluster_id: &str, installation: &str) -> Result<bool, StoreError> {

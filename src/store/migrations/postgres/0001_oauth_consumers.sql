@@ -58,7 +58,7 @@ INSERT INTO feed (id, store_id, head, reload, resynced) VALUES (1, gen_random_uu
 CREATE TABLE resyncs (
     cluster_id   TEXT NOT NULL,
     installation TEXT NOT NULL,
-    incarnation  TEXT NOT NULL,
+    epoch        TEXT NOT NULL,
     PRIMARY KEY (cluster_id, installation)
 );
 
@@ -73,20 +73,23 @@ CREATE TABLE controllers (
     seen_at      TEXT   NOT NULL
 );
 
--- Where the feed stands, and which life of the store this is: another server, database or table (a dump that was read back),
--- timeline (a failover, a restore to a point in time) or start of the server (a snapshot of its disk) is another life. Fails on a
--- standby, which is behind. `compared` tells whether any controller has compared its records in this life.
+-- Where the feed stands, and the store's epoch. Another server, database or table (a dump that was read back), timeline (a failover, a
+-- restore to a point in time) or start of the server (a snapshot of its disk) begins another epoch. `rank` orders the epochs of a
+-- `lineage`: it is the timeline. Fails on a standby, which is behind. `compared` tells whether any controller has compared its records
+-- in this epoch.
 CREATE VIEW feed_state AS
-    SELECT f.store_id, f.head, f.reload, f.resynced, l.incarnation, l.timeline,
-           EXISTS (SELECT 1 FROM resyncs r WHERE r.incarnation = l.incarnation) AS compared
-    FROM feed f,
-         (SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint AS timeline) t,
-         LATERAL (SELECT t.timeline,
-                         concat_ws('/', s.system_identifier, d.oid, 'feed'::regclass::oid, t.timeline,
-                                   extract(epoch FROM pg_postmaster_start_time())) AS incarnation
-                  FROM pg_control_system() s, pg_database d
-                  WHERE d.datname = current_database()) l
-    WHERE f.id = 1; -- there is no other, but the planner has to know
+    -- Materialized, or it is computed once for each record beside it.
+    WITH state AS MATERIALIZED (
+        SELECT head, reload, resynced, lineage, rank,
+               concat_ws('/', lineage, rank, extract(epoch FROM pg_postmaster_start_time())) AS epoch
+        FROM feed,
+             LATERAL (SELECT concat_ws('/', store_id, system_identifier, oid, 'feed'::regclass::oid) AS lineage
+                      FROM pg_control_system(), pg_database WHERE datname = current_database()) l,
+             (SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint AS rank) r
+        WHERE id = 1) -- there is no other, but the planner has to know
+    SELECT head, reload, resynced, epoch, lineage, rank,
+           EXISTS (SELECT 1 FROM resyncs WHERE resyncs.epoch = state.epoch) AS compared
+    FROM state;
 
 -- A statement that writes records locks the feed's one row first, until it commits: so commit order is feed order. It then counts its
 -- rows in a setting of the transaction and writes the head once, because a row that is updated once for each of many thousand rows

@@ -59,7 +59,7 @@ INSERT INTO feed (id, store_id, head, reload, resynced, opened) VALUES (1, lower
 CREATE TABLE resyncs (
     cluster_id   TEXT NOT NULL,
     installation TEXT NOT NULL,
-    incarnation  TEXT NOT NULL,
+    epoch        TEXT NOT NULL,
     PRIMARY KEY (cluster_id, installation)
 ) STRICT;
 
@@ -74,11 +74,11 @@ CREATE TABLE controllers (
     seen_at      TEXT   NOT NULL
 ) STRICT;
 
--- Where the feed stands, and which life of the store this is: a new one begins when a controller opens the file. `timeline` stays 0.
--- `compared` tells whether any controller has compared its records in this life.
+-- Where the feed stands, and the store's epoch. A new one begins when a controller opens the file. `rank` orders the epochs of a
+-- `lineage`; here nothing does. `compared` tells whether any controller has compared its records in this epoch.
 CREATE VIEW feed_state AS
-    SELECT store_id, head, reload, resynced, store_id || '/' || opened AS incarnation, 0 AS timeline,
-           EXISTS (SELECT 1 FROM resyncs WHERE resyncs.incarnation = store_id || '/' || opened) AS compared
+    SELECT head, reload, resynced, store_id || '/' || opened AS epoch, store_id AS lineage, 0 AS rank,
+           EXISTS (SELECT 1 FROM resyncs WHERE resyncs.epoch = store_id || '/' || opened) AS compared
     FROM feed;
 
 CREATE TRIGGER oauth_consumers_inserted AFTER INSERT ON oauth_consumers BEGIN
