@@ -1,6 +1,7 @@
 //! The server's store of consumer records: one contract, kept by SQLite and by PostgreSQL.
 //!
 //! The schema is part of the interface and is documented in `docs/store.md`: other programs may read it.
+//! Another backend is a file in this folder with its migrations, a line in [`open`], and one in the tests' `on_both_stores!`.
 
 mod file;
 mod notifications;
@@ -19,11 +20,31 @@ use jiff::Timestamp;
 use crate::consumer::{ConsumerKey, Owner, Record, Stored};
 pub use revoke::{RevokeError, revoke};
 
-/// What a store promises. A write either happened completely or did not happen at all; when it answers
-/// [`StoreError::Unavailable`], nobody knows which.
+/// What a store promises.
+///
+/// # Writes
+/// 1. A write happens completely or not at all. After [`StoreError::Unavailable`] it is unknown which.
+/// 2. Of several writes that replace the same version, one happens.
+/// 3. Any row can be read. One that cannot be understood is not [`Stored::intact`].
+///
+/// # The feed
+/// A backend counts the changes of its rows, whoever makes them: SQL stores do so in triggers.
+/// 1. [`Head::head`] grows by one with each record that is inserted or updated. The record keeps the new value as its
+///    [`Change::change`].
+/// 2. The order of these values is the order of commits. A reader that sees a head sees all changes up to it.
+/// 3. A deletion makes the head grow, once for each row or once for a statement.
+/// 4. [`Head::reload`] becomes the new head when a record is deleted, when its key changes, when a table is emptied without its
+///    rows being counted, and when it changes who vouches for what. Of a deleted tombstone it becomes the `change`, if it is lower.
+/// 5. [`Head::resynced`] becomes the new head when it changes who vouches for what.
+/// 6. A reader is told of changes soon ([`changed`](Self::changed)), and not of all: these are hints.
+///
+/// # Epochs
+/// 1. The store begins another [`Epoch`] when it may have lost commits: when it was restored, has failed over, or cannot tell.
+/// 2. What was vouched for in another epoch does not count.
+/// 3. A server that is behind, as a standby is, answers with an error.
 #[async_trait]
 pub trait ConsumerStore: Send + Sync {
-    /// The record of this object, tombstones included, and where the feed stood at that moment.
+    /// The record of this object, tombstones included.
     async fn by_owner(&self, owner: &Owner) -> Result<Found, StoreError>;
 
     /// The record with this key, tombstones included, and where the feed stood at that moment.
@@ -32,20 +53,20 @@ pub trait ConsumerStore: Send + Sync {
     /// All records of a cluster but for tombstones, in one read.
     async fn live(&self, cluster_id: &str) -> Result<Vec<Stored>, StoreError>;
 
-    /// Writes a record if it still is what was read. Answers the record as it is now.
+    /// Writes a record if what it replaces is still there. Answers the record as it is now.
     ///
     /// # Errors
     /// [`StoreError::Swapped`] if it is not, [`StoreError::KeyInUse`] if another owner has the key.
     async fn write(&self, record: Record, replaces: Replaces, now: Timestamp) -> Result<Stored, StoreError>;
 
-    /// Forgets which Secret versions the hashes of a cluster come from, because it was restored from a backup and
-    /// versions prove nothing any more. Each hash is then compared with its Secret once. Answers how many records changed.
+    /// Forgets which Secret versions the hashes of a cluster come from: the cluster was restored, so that versions prove nothing.
+    /// Each hash is then compared with its Secret once. Answers how many records changed.
     async fn forget_secret_versions(&self, cluster_id: &str, now: Timestamp) -> Result<usize, StoreError>;
 
     /// Drops a batch of a cluster's tombstones, the oldest first. Answers how many; fewer than a batch if none is left to drop.
     async fn drop_tombstones(&self, cluster_id: &str, keep: &KeepTombstones) -> Result<usize, StoreError>;
 
-    /// Says that a controller runs, once more.
+    /// Says that a controller runs, once more. The feed does not change.
     async fn check_in(&self, controller: &Controller, now: Timestamp) -> Result<(), StoreError>;
 
     /// Says that the controller with this instance has ended.
@@ -57,28 +78,27 @@ pub trait ConsumerStore: Send + Sync {
     /// How many records can sign in, of all clusters.
     async fn open_records(&self) -> Result<Vec<OpenRecords>, StoreError>;
 
-    /// Vouches for the records of an installation in a cluster: in this life of the store, all of them have been compared
-    /// with their objects. Until then they admit nobody.
+    /// Vouches for the records of an installation in a cluster: all of them have been compared with their objects in this epoch.
+    /// Until then they admit no consumer.
     ///
     /// # Errors
-    /// [`StoreError::Swapped`] if another life has begun.
+    /// [`StoreError::Swapped`] if another epoch has begun.
     async fn vouch(&self, cluster_id: &str, installation: &str, epoch: &Epoch) -> Result<(), StoreError>;
 
-    /// Whether somebody has, in this life of the store.
+    /// Whether this installation is vouched for in the present epoch.
     async fn is_vouched_for(&self, cluster_id: &str, installation: &str) -> Result<bool, StoreError>;
 
-    /// Where the feed of changes stands. Also tells whether the store answers at all.
+    /// Where the feed stands. Also tells whether the store answers at all.
     async fn head(&self) -> Result<Head, StoreError>;
 
     /// At most `limit` of the records that changed after this head, in the order of their changes, and where the feed stood
     /// at that moment.
     async fn changes(&self, after: i64, limit: u32) -> Result<(Head, Vec<Change>), StoreError>;
 
-    /// Resolves when asking for changes is worth while: sooner or later for no reason, and for a reason not always. What is
-    /// missed here is found by asking.
+    /// Resolves when asking for changes is worth while. It may resolve without a change, and may miss some.
     async fn changed(&self);
 
-    /// What is known to be wrong with [`changed`](Self::changed), for whoever can mend it.
+    /// What is known to be wrong with [`changed`](Self::changed), and what to do about it.
     fn complaint(&self) -> Option<&'static str>;
 
     /// Closes all connections, so that nothing is left to be written. SQLite then needs its `-wal` file no more.
@@ -98,14 +118,51 @@ pub enum Replaces {
     NothingAt(Head),
 }
 
+/// Where the feed stands. The default is no store's: an insert that names it is refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// Counts the changes of rows, in the order of their commits.
+    pub head: i64,
+    /// A reader that is behind this starts over: what it has read may be gone.
+    pub reload: i64,
+    /// The head at which it last changed who vouches for what.
+    pub resynced: i64,
+    /// The epoch that the store is in.
+    pub epoch: Epoch,
+    /// Whether any controller has compared its records in this epoch.
+    pub compared: bool,
+}
+
+/// A stretch of a store's time in which no commit is lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Epoch {
+    /// Differs between any two epochs, also of different stores.
+    pub id: String,
+    /// Epochs of the same lineage can be put in order.
+    pub lineage: String,
+    /// The place in that order. Several epochs may share one.
+    pub rank: i64,
+}
+
+/// A record as the feed shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The head at which it was last changed.
+    pub change: i64,
+    /// The record.
+    pub stored: Stored,
+    /// Whether its controller vouches for it in this epoch.
+    pub vouched: bool,
+}
+
 /// For how long tombstones are kept.
 #[derive(Clone, Copy, Debug)]
 pub struct KeepTombstones {
-    /// Those that [reserve a key](Record::reserves_key), if removed since then.
+    /// A tombstone that [reserves a key](Record::reserves_key) is kept if it was removed since then.
     pub reserved_since: Timestamp,
-    /// All others, if removed since then ...
+    /// Any other is kept if it was removed since then.
     pub others_since: Timestamp,
-    /// ... and no more of them than this.
+    /// How many of the others are kept.
     pub at_most: u32,
     /// How many are dropped at a time. Decisions wait for a batch, so it is small.
     pub batch: u32,
@@ -139,93 +196,19 @@ pub struct OpenRecords {
     pub count: i64,
 }
 
-// === impl Replaces ===
-
-impl Replaces {
-    /// What was read.
-    #[must_use]
-    pub fn what_was_read(stored: Option<&Stored>, at: &Head) -> Self {
-        stored.map_or_else(|| Self::NothingAt(at.clone()), |stored| Self::Version(stored.version))
-    }
-}
-
-// === impl Controller ===
-
-impl Controller {
-    /// Whether it looks after the objects of this namespace.
-    #[must_use]
-    pub fn covers(&self, cluster_id: &str, namespace: &str) -> bool {
-        self.cluster_id == cluster_id && (self.namespaces.is_empty() || self.namespaces.iter().any(|name| name == namespace))
-    }
-}
-
-/// Where the feed of changes stands. The default is no store's: an insert that names it is refused.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Head {
-    /// Grows with every change of a row, in commit order.
-    pub head: i64,
-    /// The last change that removed a row: readers that are behind it start over.
-    pub reload: i64,
-    /// The last change of who vouches for what.
-    pub resynced: i64,
-    /// The epoch that the store is in.
-    pub epoch: Epoch,
-    /// Whether any controller has compared its records in this epoch.
-    pub compared: bool,
-}
-
-/// A stretch of a store's life in which no commit is lost. A restore or a failover begins another one.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Epoch {
-    /// Differs between any two epochs of any stores.
-    pub id: String,
-    /// The epochs that can be put in order.
-    pub lineage: String,
-    /// The place in that order. Epochs that cannot be told apart by it have the same.
-    pub rank: i64,
-}
-
-// === impl Head ===
-
-impl Head {
-    /// Whether both are of the same life of the same store.
-    #[must_use]
-    pub fn is_of_same_life_as(&self, other: &Self) -> bool {
-        self.epoch == other.epoch
-    }
-
-    /// Whether the other is of a former primary, which a failover left behind.
-    #[must_use]
-    pub fn is_later_than(&self, other: &Self) -> bool {
-        self.epoch.is_later_than(&other.epoch)
-    }
-}
-
-// === impl Epoch ===
-
-impl Epoch {
-    /// Whether the other one has ended. A former primary that is still in it does not know.
-    #[must_use]
-    pub fn is_later_than(&self, other: &Self) -> bool {
-        self.lineage == other.lineage && self.rank > other.rank
-    }
-}
-
-/// A record as the feed shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    /// The head at which it was last changed.
-    pub change: i64,
-    /// The record.
-    pub stored: Stored,
-    /// Whether its controller vouches for it in this life of the store.
-    pub vouched: bool,
+/// What a process does with the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Looks after the store; of these a SQLite file admits one.
+    Controller,
+    /// Reads, and follows the feed: the sign-in check, and commands beside a controller.
+    SignIn,
 }
 
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Somebody else wrote the record since it was read. Look again.
+    /// The record was written since it was read. Look again.
     #[error("the record was written by somebody else in the meantime")]
     Swapped,
     /// The key belongs, or once belonged, to another object.
@@ -269,13 +252,50 @@ pub enum OpenError {
     Migration(String),
 }
 
-/// What a process does with the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Looks after the store; of these a SQLite file admits one.
-    Controller,
-    /// Reads, and follows the feed: the sign-in check, and commands beside a controller.
-    SignIn,
+// === impl Replaces ===
+
+impl Replaces {
+    /// What was read.
+    #[must_use]
+    pub fn what_was_read(stored: Option<&Stored>, at: &Head) -> Self {
+        stored.map_or_else(|| Self::NothingAt(at.clone()), |stored| Self::Version(stored.version))
+    }
+}
+
+// === impl Head ===
+
+impl Head {
+    /// Whether both are of the same epoch of the same store.
+    #[must_use]
+    pub fn is_of_same_life_as(&self, other: &Self) -> bool {
+        self.epoch == other.epoch
+    }
+
+    /// Whether the other is of a former primary, which a failover left behind.
+    #[must_use]
+    pub fn is_later_than(&self, other: &Self) -> bool {
+        self.epoch.is_later_than(&other.epoch)
+    }
+}
+
+// === impl Epoch ===
+
+impl Epoch {
+    /// Whether the other one has ended, even where a former primary is still in it.
+    #[must_use]
+    pub fn is_later_than(&self, other: &Self) -> bool {
+        self.lineage == other.lineage && self.rank > other.rank
+    }
+}
+
+// === impl Controller ===
+
+impl Controller {
+    /// Whether it looks after the objects of this namespace.
+    #[must_use]
+    pub fn covers(&self, cluster_id: &str, namespace: &str) -> bool {
+        self.cluster_id == cluster_id && (self.namespaces.is_empty() || self.namespaces.iter().any(|name| name == namespace))
+    }
 }
 
 /// Opens the store that the URL names, and brings its schema up to date if need be.
