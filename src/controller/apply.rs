@@ -156,5 +156,5 @@ async fn forget_versions_after_restore(ctx: &Context, look: &Look) -> Result<boo
     if !look.seen.shows_restored_cluster() {
         return Ok(false);
     }
-    Ok(ctx.store.forget_secret_versions(&ctx.settings.cluster_id, now()).await? > 0)
+    Ok(crate::store::forget_secret_versions(&*ctx.store, &ctx.settings.cluster_id, now()).await? > 0)
 }

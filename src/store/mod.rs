@@ -34,7 +34,7 @@ pub use revoke::{RevokeError, revoke};
 /// 2. The order of these values is the order of commits. A reader that sees a head sees all changes up to it.
 /// 3. A deletion makes the head grow, once for each row or once for a statement.
 /// 4. [`Head::reload`] becomes the new head when a record is deleted, when its key changes, when a table is emptied without its
-///    rows being counted, and when it changes who vouches for what. Of a deleted tombstone it becomes the `change`, if it is lower.
+///    rows being counted, and when it changes who vouches for what. A deleted tombstone only lifts it to its own `change`.
 /// 5. [`Head::resynced`] becomes the new head when it changes who vouches for what.
 /// 6. A reader is told of changes soon ([`changed`](Self::changed)), and not of all: these are hints.
 ///
@@ -58,10 +58,6 @@ pub trait ConsumerStore: Send + Sync {
     /// # Errors
     /// [`StoreError::Swapped`] if it is not, [`StoreError::KeyInUse`] if another owner has the key.
     async fn write(&self, record: Record, replaces: Replaces, now: Timestamp) -> Result<Stored, StoreError>;
-
-    /// Forgets which Secret versions the hashes of a cluster come from: the cluster was restored, so that versions prove nothing.
-    /// Each hash is then compared with its Secret once. Answers how many records changed.
-    async fn forget_secret_versions(&self, cluster_id: &str, now: Timestamp) -> Result<usize, StoreError>;
 
     /// Drops a batch of a cluster's tombstones, the oldest first. Answers how many; fewer than a batch if none is left to drop.
     async fn drop_tombstones(&self, cluster_id: &str, keep: &KeepTombstones) -> Result<usize, StoreError>;
@@ -308,6 +304,27 @@ pub async fn open(url: &str, access: Access) -> Result<Arc<dyn ConsumerStore>, O
         Some(("postgres" | "postgresql", _)) => Ok(Arc::new(postgres::open(url, access).await?)),
         _ => Err(OpenError::UnknownScheme),
     }
+}
+
+/// Forgets which Secret versions the hashes of a cluster come from: the cluster was restored, so that versions prove nothing. Each
+/// hash is then compared with its Secret once. Answers how many records changed.
+///
+/// # Errors
+/// [`StoreError::Unavailable`].
+pub async fn forget_secret_versions(store: &dyn ConsumerStore, cluster_id: &str, now: Timestamp) -> Result<usize, StoreError> {
+    let mut forgotten = 0;
+    for Stored { mut record, version, intact } in store.live(cluster_id).await? {
+        let source = record.secret_source.as_mut().filter(|source| intact && !source.resource_version.is_empty());
+        let Some(source) = source else { continue };
+        source.resource_version.clear();
+        match store.write(record, Replaces::Version(version), now).await {
+            Ok(_) => forgotten += 1,
+            // Its writer has looked after the restore.
+            Err(StoreError::Swapped) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(forgotten)
 }
 
 /// The wall clock, for what people read, in whole seconds as Kubernetes writes them. Nothing is ordered by it; it decides only for how

@@ -50,40 +50,47 @@ pub(super) static INSERT: LazyLock<String> = LazyLock::new(|| insert(""));
 /// For a store with many.
 pub(super) static INSERT_LOCKING: LazyLock<String> = LazyLock::new(|| insert("FOR UPDATE"));
 static UPDATE: LazyLock<String> = LazyLock::new(|| {
-    let (columns, values) = (COLUMNS.join(", "), places_after(3));
+    let (columns, values) = (columns(), places_after(3));
     format!(
-        "UPDATE oauth_consumers SET ({columns}) = ({values}) WHERE cluster_id = $1 AND uid = $2 AND version = $3 \
-         RETURNING consumer_key"
+        "UPDATE oauth_consumers SET ({columns}) = ({values}) WHERE cluster_id = $1 AND uid = $2 AND version = $3 RETURNING uid"
     )
 });
 static BY_OWNER: LazyLock<String> = LazyLock::new(|| select_beside_head("cluster_id = $1 AND uid = $2"));
 static BY_KEY: LazyLock<String> = LazyLock::new(|| select_beside_head("consumer_key = $1"));
 static CHANGES: LazyLock<String> = LazyLock::new(|| select_beside_head("change > $1 ORDER BY change LIMIT $2"));
-static LIVE: LazyLock<String> = LazyLock::new(|| select("cluster_id = $1 AND state <> 'Removed'"));
-static WITH_SECRET_VERSION: LazyLock<String> = LazyLock::new(|| select("cluster_id = $1 AND secret_resource_version <> ''"));
+static LIVE: LazyLock<String> = LazyLock::new(|| {
+    let columns = columns();
+    format!("SELECT {columns} FROM oauth_consumers WHERE cluster_id = $1 AND state <> 'Removed'")
+});
 static HEAD: LazyLock<String> = LazyLock::new(|| format!("SELECT {FEED_COLUMNS} FROM feed_state"));
 
 const FEED_COLUMNS: &str = "feed_state.head AS feed_sequence, reload, resynced, epoch, lineage, rank, compared AS feed_verified";
+
+fn columns() -> String {
+    COLUMNS.join(", ")
+}
+
+/// The places for the columns' values, after those of the condition.
+fn places_after(condition: usize) -> String {
+    let places: Vec<_> = (1..=COLUMNS.len()).map(|column| format!("${}", condition + column)).collect();
+    places.join(", ")
+}
 
 /// Inserts a record, unless the feed says that what was read before is no longer the whole truth: a row that was written after
 /// that head (`$1`) is gone again, or the store is in another epoch. `lock` makes PostgreSQL wait for a transaction that is about
 /// to say so.
 fn insert(lock: &str) -> String {
-    let (columns, values) = (COLUMNS.join(", "), places_after(2));
+    let (columns, values) = (columns(), places_after(2));
     format!(
         "INSERT INTO oauth_consumers ({columns}) SELECT {values} FROM feed \
          WHERE id = 1 AND head >= $1 AND reload <= $1 AND (SELECT epoch FROM feed_state) = $2 {lock} \
-         ON CONFLICT DO NOTHING RETURNING consumer_key"
+         ON CONFLICT DO NOTHING RETURNING uid"
     )
-}
-
-fn select(condition: &str) -> String {
-    format!("SELECT {} FROM oauth_consumers WHERE {condition}", COLUMNS.join(", "))
 }
 
 /// The head of the feed beside whichever records the condition finds, seen in one and the same moment.
 fn select_beside_head(condition: &str) -> String {
-    let columns = COLUMNS.join(", ");
+    let columns = columns();
     format!(
         "SELECT {FEED_COLUMNS}, found.change AS sequence, {columns}, \
          EXISTS (SELECT 1 FROM resyncs WHERE resyncs.cluster_id = found.cluster_id \
@@ -91,12 +98,6 @@ fn select_beside_head(condition: &str) -> String {
          FROM feed_state LEFT JOIN (SELECT change, {columns} FROM oauth_consumers WHERE {condition}) AS found ON TRUE \
          ORDER BY found.change"
     )
-}
-
-/// The places for the columns' values, after those of the condition.
-fn places_after(condition: usize) -> String {
-    let places: Vec<_> = (1..=COLUMNS.len()).map(|column| format!("${}", condition + column)).collect();
-    places.join(", ")
 }
 
 #[async_trait]
@@ -151,24 +152,6 @@ where
             Some(holder) if holder.stored.record.owner != record.owner => Err(StoreError::KeyInUse(record.consumer_key)),
             _ => Err(StoreError::Swapped),
         }
-    }
-
-    async fn forget_secret_versions(&self, cluster_id: &str, now: Timestamp) -> Result<usize, StoreError> {
-        // Row by row through `write`, so that versions and checksums stay right; a cluster is restored once in years.
-        let query = sqlx::query(WITH_SECRET_VERSION.as_str()).bind(cluster_id.to_owned());
-        let mut forgotten = 0;
-        for row in self.fetch(&self.read, query).await? {
-            let Some(Stored { mut record, version, intact: true }) = readable(row.stored()) else { continue };
-            let Some(source) = &mut record.secret_source else { continue };
-            source.resource_version.clear();
-            match self.write(record, Replaces::Version(version), now).await {
-                Ok(_) => forgotten += 1,
-                // Whoever wrote in between has looked after the restore.
-                Err(StoreError::Swapped) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(forgotten)
     }
 
     async fn drop_tombstones(&self, cluster_id: &str, keep: &KeepTombstones) -> Result<usize, StoreError> {

@@ -305,8 +305,8 @@ async fn secret_versions_can_be_forgotten(store: TestStore) {
     let written = store.insert(record("a")).await.unwrap();
     let elsewhere = Owner { cluster_id: "elsewhere".into(), uid: "b".into() };
     store.insert(Record { owner: elsewhere.clone(), ..record("b") }).await.unwrap();
-    assert_eq!(store.forget_secret_versions("cluster", now()).await.unwrap(), 1);
-    assert_eq!(store.forget_secret_versions("cluster", now()).await.unwrap(), 0, "once is enough");
+    assert_eq!(store::forget_secret_versions(&*store, "cluster", now()).await.unwrap(), 1);
+    assert_eq!(store::forget_secret_versions(&*store, "cluster", now()).await.unwrap(), 0, "once is enough");
     let forgotten = store.find(&record("a").owner).await.unwrap();
     assert_eq!((forgotten.version, forgotten.intact), (written.version + 1, true), "a slow writer loses");
     assert_eq!(forgotten.record.secret_source.unwrap().resource_version, "");

@@ -306,11 +306,6 @@ impl ConsumerStore for FaultyStore {
         result
     }
 
-    async fn forget_secret_versions(&self, cluster_id: &str, now: Timestamp) -> Result<usize, StoreError> {
-        self.up()?;
-        self.inner.forget_secret_versions(cluster_id, now).await
-    }
-
     async fn drop_tombstones(&self, cluster_id: &str, keep: &KeepTombstones) -> Result<usize, StoreError> {
         self.up()?;
         self.inner.drop_tombstones(cluster_id, keep).await
