@@ -28,19 +28,19 @@ pub use revoke::{RevokeError, revoke};
 /// 3. Any row can be read. One that cannot be understood is not [`Stored::intact`].
 ///
 /// # The feed
-/// A backend counts the changes of its rows, whoever makes them: SQL stores do so in triggers.
+/// A backend counts the changes of its rows, also those by other programs: SQL stores do so in triggers.
 /// 1. [`Head::head`] grows by one with each record that is inserted or updated. The record keeps the new value as its
 ///    [`Change::change`].
 /// 2. The order of these values is the order of commits. A reader that sees a head sees all changes up to it.
 /// 3. A deletion makes the head grow, once for each row or once for a statement.
 /// 4. [`Head::reload`] becomes the new head when a record is deleted, when its key changes, when a table is emptied without its
-///    rows being counted, and when it changes who vouches for what. A deleted tombstone only lifts it to its own `change`.
-/// 5. [`Head::resynced`] becomes the new head when it changes who vouches for what.
+///    rows being counted, and when a verification changes. A deleted tombstone only lifts it to its own `change`.
+/// 5. [`Head::resynced`] becomes the new head when a verification changes.
 /// 6. A reader is told of changes soon ([`changed`](Self::changed)), and not of all: these are hints.
 ///
 /// # Epochs
 /// 1. The store begins another [`Epoch`] when it may have lost commits: when it was restored, has failed over, or cannot tell.
-/// 2. What was vouched for in another epoch does not count.
+/// 2. A verification counts in its own epoch alone.
 /// 3. A server that is behind, as a standby is, answers with an error.
 #[async_trait]
 pub trait ConsumerStore: Send + Sync {
@@ -74,14 +74,14 @@ pub trait ConsumerStore: Send + Sync {
     /// How many records can sign in, of all clusters.
     async fn open_records(&self) -> Result<Vec<OpenRecords>, StoreError>;
 
-    /// Vouches for the records of an installation in a cluster: all of them have been compared with their objects in this epoch.
-    /// Until then they admit no consumer.
+    /// Records that an installation in a cluster has compared all its records with their objects in this epoch. Until then they
+    /// admit no consumer.
     ///
     /// # Errors
     /// [`StoreError::Swapped`] if another epoch has begun.
     async fn vouch(&self, cluster_id: &str, installation: &str, epoch: &Epoch) -> Result<(), StoreError>;
 
-    /// Whether this installation is vouched for in the present epoch.
+    /// Whether it has, in the present epoch.
     async fn is_vouched_for(&self, cluster_id: &str, installation: &str) -> Result<bool, StoreError>;
 
     /// Where the feed stands. Also tells whether the store answers at all.
@@ -121,11 +121,11 @@ pub struct Head {
     pub head: i64,
     /// A reader that is behind this starts over: what it has read may be gone.
     pub reload: i64,
-    /// The head at which it last changed who vouches for what.
+    /// The head at which a verification last changed.
     pub resynced: i64,
     /// The epoch that the store is in.
     pub epoch: Epoch,
-    /// Whether any controller has compared its records in this epoch.
+    /// Whether any installation has verified its records in this epoch.
     pub compared: bool,
 }
 
@@ -147,7 +147,7 @@ pub struct Change {
     pub change: i64,
     /// The record.
     pub stored: Stored,
-    /// Whether its controller vouches for it in this epoch.
+    /// Whether its installation has verified its records in this epoch.
     pub vouched: bool,
 }
 
@@ -205,7 +205,7 @@ pub enum Access {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The record was written since it was read. Look again.
-    #[error("the record was written by somebody else in the meantime")]
+    #[error("another writer has changed the record in the meantime")]
     Swapped,
     /// The key belongs, or once belonged, to another object.
     #[error("the consumer key {0} is in use")]

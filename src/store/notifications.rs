@@ -16,17 +16,17 @@ use uuid::Uuid;
 /// The channel on which the triggers notify.
 const CHANNEL: &str = "oauth_consumers";
 
-/// How often we send ourselves a notification. A connection that is silent for longer than this and [`PATIENCE`] is dead.
-const PERIOD: Duration = Duration::from_secs(10);
+/// How often we send ourselves a notification. A connection that is silent for longer than this and [`PROBE_TIMEOUT`] is dead.
+const PROBE_PERIOD: Duration = Duration::from_secs(10);
 
 /// How long our own notification may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The pause before a lost connection is made again.
-const PAUSE: Duration = Duration::from_secs(1);
+const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Attempts to listen that fail in a row before that is said: a pooler mixes statements up, so that some work.
-const FAILURES: u32 = 3;
+const MAX_FAILURES: u32 = 3;
 
 /// Listens on a connection of its own until it is dropped.
 #[derive(Default)]
@@ -44,7 +44,7 @@ impl Notifications {
         this
     }
 
-    /// Waits for a notification that nobody has waited for yet.
+    /// Waits for a notification, unless one has come since the last wait.
     pub(super) async fn next(&self) {
         self.news.notified().await;
     }
@@ -77,24 +77,26 @@ async fn listen(pool: PgPool, of: Weak<Notifications>) {
                 failures += 1;
             }
         }
-        if failures >= FAILURES
+        if failures >= MAX_FAILURES
             && let Some(this) = of.upgrade()
         {
             this.set_lost(true);
         }
-        sleep(PAUSE).await;
+        sleep(RECONNECT_PAUSE).await;
     }
 }
 
 /// Listens until the connection is lost, or our own notifications do not arrive over it.
 async fn listen_once(pool: &PgPool, of: &Weak<Notifications>) -> Result<(), sqlx::Error> {
     // Not one of the pool's: a listener that is dropped on a silent connection keeps its place for as long as that is silent.
-    let own =
-        PgPoolOptions::new().max_connections(1).acquire_timeout(PATIENCE).connect_lazy_with((*pool.connect_options()).clone());
+    let own = PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(PROBE_TIMEOUT)
+        .connect_lazy_with((*pool.connect_options()).clone());
     let mut listener = PgListener::connect_with(&own).await?;
     listener.eager_reconnect(false);
-    timeout(PATIENCE, listener.listen(CHANNEL)).await.map_err(|elapsed| sqlx::Error::Io(elapsed.into()))??;
-    // What was said while nobody listened.
+    timeout(PROBE_TIMEOUT, listener.listen(CHANNEL)).await.map_err(|elapsed| sqlx::Error::Io(elapsed.into()))??;
+    // There may have been changes before.
     let Some(this) = of.upgrade() else { return Ok(()) };
     this.news.notify_one();
     drop(this);
@@ -102,7 +104,7 @@ async fn listen_once(pool: &PgPool, of: &Weak<Notifications>) -> Result<(), sqlx
         let (probe, sent) = (Uuid::new_v4().to_string(), Instant::now());
         let query = sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(&probe);
         let mut connection = pool.acquire().await?;
-        if let Ok(notified) = timeout(PATIENCE, query.execute(&mut *connection)).await {
+        if let Ok(notified) = timeout(PROBE_TIMEOUT, query.execute(&mut *connection)).await {
             notified?;
             drop(connection);
         } else {
@@ -112,7 +114,7 @@ async fn listen_once(pool: &PgPool, of: &Weak<Notifications>) -> Result<(), sqlx
         }
         let mut heard = false;
         loop {
-            let until = sent + if heard { PERIOD } else { PATIENCE };
+            let until = sent + if heard { PROBE_PERIOD } else { PROBE_TIMEOUT };
             let received = tokio::select! {
                 received = timeout_at(until, listener.try_recv()) => received,
                 () = pool.close_event() => return Ok(()),

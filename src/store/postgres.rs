@@ -18,13 +18,13 @@ pub(super) async fn open(url: &str, access: Access) -> Result<SqlStore<Postgres>
     let options = PgConnectOptions::from_str(url).map_err(|_| OpenError::BadUrl)?.application_name("oauthconsumer-operator");
     // A client that signs in is told of an outage sooner than a reconcile, which has time.
     let seconds = |signin, controller| Duration::from_secs(if access == Access::SignIn { signin } else { controller });
-    let patience = seconds(1, 4);
+    let (connect_timeout, query_timeout) = (seconds(1, 4), seconds(2, 5));
     // One connection first, because a pool does not say why it cannot have any.
-    match timeout(patience, PgConnection::connect_with(&options)).await {
+    match timeout(connect_timeout, PgConnection::connect_with(&options)).await {
         Ok(connected) => connected?.close().await?,
         Err(elapsed) => return Err(sqlx::Error::Io(elapsed.into()).into()),
     }
-    let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(patience).connect_with(options).await?;
+    let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(connect_timeout).connect_with(options).await?;
     if access == Access::Controller {
         sql::migrate(sqlx::migrate!("src/store/migrations/postgres"), &pool).await?;
     }
@@ -32,6 +32,6 @@ pub(super) async fn open(url: &str, access: Access) -> Result<SqlStore<Postgres>
         Access::SignIn => News::Told(Notifications::of(pool.clone())),
         Access::Controller => News::Ask(Duration::from_secs(1)),
     };
-    let (patience, insert) = (seconds(2, 5), INSERT_LOCKING.as_str());
-    Ok(SqlStore { read: pool.clone(), write: pool, patience, insert, file: None, news, _lock: None })
+    let insert = INSERT_LOCKING.as_str();
+    Ok(SqlStore { read: pool.clone(), write: pool, query_timeout, insert, file: None, news, _lock: None })
 }

@@ -3,17 +3,17 @@
 use super::{Change, ConsumerStore, Replaces, StoreError, now};
 use crate::consumer::{ConsumerKey, Record};
 
-/// Attempts to write before somebody else does. A record is rarely written twice a second.
-const ATTEMPTS: usize = 10;
+/// Attempts to write. Each fails if another writer was first. A record is rarely written twice a second.
+const MAX_ATTEMPTS: usize = 10;
 
 /// A revocation that did not happen.
 #[derive(Debug, thiserror::Error)]
 pub enum RevokeError {
-    /// Nobody has this key.
+    /// No record has this key.
     #[error("no consumer has the key {0}; is this the right store, and the whole key?")]
     Unknown(ConsumerKey),
     /// Its consumer is gone.
-    #[error("the consumer with the key {0} is removed already; nobody can sign in with it")]
+    #[error("the consumer with the key {0} is removed already; no sign-in is possible with it")]
     Removed(ConsumerKey),
     /// The store refuses.
     #[error("failed to revoke: {0}")]
@@ -34,7 +34,7 @@ pub async fn revoke(store: &dyn ConsumerStore, key: &ConsumerKey, reason: &str) 
         let (at, version) = (now(), stored.version);
         match store.write(stored.revoked(reason, at), Replaces::Version(version), at).await {
             Ok(written) => return Ok(written.record),
-            Err(StoreError::Swapped) if attempt < ATTEMPTS => attempt += 1,
+            Err(StoreError::Swapped) if attempt < MAX_ATTEMPTS => attempt += 1,
             Err(error) => return Err(error.into()),
         }
     }

@@ -130,7 +130,7 @@ fn time(text: Option<String>) -> Option<Timestamp> {
 const FORMAT: u32 = 1;
 
 /// `<format>:<SHA-256 of the record in hexadecimal>`. It finds rows that were edited by hand or half restored. It is no
-/// signature: whoever can write to the store can compute it, too.
+/// signature: a user who can write to the store can compute it, too.
 fn checksum(record: &Record) -> String {
     // A record is made of texts and numbers, which always serialize.
     let bytes = serde_json::to_vec(record).unwrap_or_default();
@@ -183,7 +183,7 @@ where
         let fits = self.try_get::<String, _>("checksum").is_ok_and(|stored| stored == checksum(&record));
         let stored = Stored { record, version: self.try_get("version")?, intact: fits && damage.is_none() };
         if let Some(cause) = damage {
-            error!(%cause, "a row of the store cannot be read; it admits nobody");
+            error!(%cause, "a row of the store cannot be read; it admits no consumer");
             // It is put right like any other edit, unless it does not say whose it is.
             for column in ["consumer_key", "cluster_id", "uid"] {
                 self.try_get::<String, _>(column)?;

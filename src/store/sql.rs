@@ -26,7 +26,7 @@ pub(super) struct SqlStore<DB: Database> {
     /// For writing: SQLite has room for one writer, PostgreSQL for as many as for readers.
     pub(super) write: Pool<DB>,
     /// How long a statement may take once it has a connection.
-    pub(super) patience: Duration,
+    pub(super) query_timeout: Duration,
     /// [`INSERT`] or [`INSERT_LOCKING`].
     pub(super) insert: &'static str,
     /// The file that was opened, where the store is one.
@@ -282,10 +282,10 @@ where
         if let Some(file) = &self.file {
             file.check().map_err(sqlx::Error::Io)?;
         }
-        let (pool, patience) = (pool.clone(), self.patience);
+        let (pool, query_timeout) = (pool.clone(), self.query_timeout);
         let statement = tokio::spawn(async move {
             let mut connection = pool.acquire().await?;
-            match timeout(patience, query.fetch_all(&mut *connection)).await {
+            match timeout(query_timeout, query.fetch_all(&mut *connection)).await {
                 Ok(result) => result,
                 Err(elapsed) => {
                     // Its state is unknown; back in the pool it would keep its place for as long as it hangs.

@@ -13,10 +13,12 @@ use super::sql::{self, INSERT, News, SqlStore};
 use super::{Access, OpenError};
 
 /// How long to wait for the file, which another process (a backup) may hold for a moment, or for a connection.
-const PATIENCE: Duration = Duration::from_secs(4);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(4);
+
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often the feed is asked for changes. Asking costs some 50 µs, and finds what other processes wrote, too.
-const PERIOD: Duration = Duration::from_millis(20);
+const POLL_PERIOD: Duration = Duration::from_millis(20);
 
 /// Opens the file. The controller takes the file's lock, checks it for damage and brings its schema up to date; a
 /// sign-in process opens what is there.
@@ -36,10 +38,10 @@ pub(super) async fn open(path: &str, access: Access) -> Result<SqlStore<Sqlite>,
     let named = FileIdentity::of(path);
     let options = SqliteConnectOptions::new()
         .filename(path)
-        .busy_timeout(PATIENCE)
+        .busy_timeout(WAIT_TIMEOUT)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full);
-    let pool = |size| SqlitePoolOptions::new().max_connections(size).acquire_timeout(PATIENCE).connect_with(options.clone());
+    let pool = |size| SqlitePoolOptions::new().max_connections(size).acquire_timeout(WAIT_TIMEOUT).connect_with(options.clone());
     let write = pool(1).await.map_err(|error| damaged(path, error))?;
     if access == Access::Controller {
         check(path, &write).await?;
@@ -49,8 +51,8 @@ pub(super) async fn open(path: &str, access: Access) -> Result<SqlStore<Sqlite>,
         sqlx::query("DELETE FROM controllers").execute(&write).await?;
     }
     let file = Some(named.or_else(|_| FileIdentity::of(path))?);
-    let (insert, news) = (INSERT.as_str(), News::Ask(PERIOD));
-    Ok(SqlStore { read: pool(4).await?, write, patience: Duration::from_secs(5), insert, file, news, _lock: lock })
+    let (insert, news) = (INSERT.as_str(), News::Ask(POLL_PERIOD));
+    Ok(SqlStore { read: pool(4).await?, write, query_timeout: QUERY_TIMEOUT, insert, file, news, _lock: lock })
 }
 
 /// A file for its owner's eyes only: hashes are food for guessing.
