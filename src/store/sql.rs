@@ -248,10 +248,8 @@ where
     }
 
     fn complaint(&self) -> Option<&'static str> {
-        match &self.news {
-            News::Ask(_) => None,
-            News::Told(notifications) => notifications.complaint(),
-        }
+        let News::Told(notifications) = &self.news else { return None };
+        notifications.complaint()
     }
 
     async fn close(&self) {
