@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{ConsumerKey, Phc, SecretProblem};
+use super::{ConsumerKey, Object, Observed, Phc, SecretProblem};
 
 /// Which object a record belongs to: a cluster and a UID in it. There is at most one record for an owner.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -138,6 +138,27 @@ pub struct Stored {
 // === impl Record ===
 
 impl Record {
+    /// A record of this object with nothing decided and no secret.
+    pub(super) fn of(seen: &Observed, object: &Object) -> Self {
+        Self {
+            consumer_key: seen.key_of(object),
+            owner: seen.owner.clone(),
+            installation: seen.installation.clone(),
+            namespace: object.namespace.clone(),
+            object: object.name.clone(),
+            name: object.consumer_name.clone(),
+            generation: object.generation,
+            state: State::AwaitingApproval,
+            decision: None,
+            unproved_approval: None,
+            hold: None,
+            revocation: None,
+            secret_source: None,
+            secret: SecretOutcome::Refused(SecretProblem::NotFound),
+            secret_floor: 0,
+        }
+    }
+
     /// Whether the record is a tombstone.
     #[must_use]
     pub fn is_removed(&self) -> bool {
@@ -167,8 +188,12 @@ impl Record {
         self.is_removed() && (self.revocation.is_some() || !is_own.contains(&self.consumer_key))
     }
 
-    fn without_secret(self) -> Self {
-        Self { secret_source: None, secret: SecretOutcome::Refused(SecretProblem::NotFound), secret_floor: 0, ..self }
+    pub(super) fn with_secret(self, source: Option<SecretSource>, outcome: SecretOutcome, floor: i64) -> Self {
+        Self { secret_source: source, secret: outcome, secret_floor: floor, ..self }
+    }
+
+    pub(super) fn without_secret(self) -> Self {
+        self.with_secret(None, SecretOutcome::Refused(SecretProblem::NotFound), 0)
     }
 }
 
@@ -186,25 +211,9 @@ impl Owner {
 // === impl Stored ===
 
 impl Stored {
-    /// The record, closed until a controller has looked at its object. What an edited row says is not carried on under a new
-    /// checksum, and a revocation in it begins anew.
-    #[must_use]
-    pub fn out_of_scope(self) -> Record {
-        let revocation = self.record.revocation.map(|revocation| Revocation { disapproved: false, ..revocation });
-        let record = Record { state: State::OutOfScope, revocation, ..self.record };
-        if self.intact { record } else { Record { decision: None, ..record }.without_secret() }
-    }
-
-    /// The record, revoked. Whatever it said before is no decision after this.
-    #[must_use]
-    pub fn revoked(self, reason: &str, at: Timestamp) -> Record {
-        let revocation = Revocation { at, reason: reason.to_owned(), disapproved: false };
-        Record { state: State::Revoked, revocation: Some(revocation), ..self.out_of_scope() }
-    }
-
     /// Whether a consumer with the right secret may sign in.
     #[must_use]
-    pub fn admits(&self) -> bool {
+    pub fn allows_signin(&self) -> bool {
         self.intact && self.record.state == State::Approved && self.record.phc().is_some()
     }
 }

@@ -1,159 +1,149 @@
-//! Apply: carries out a plan, effect by effect, and reports what really happened.
+//! The executor: every plan for an object is made and carried out here.
 
 use std::sync::Arc;
 
-use super::observe::Look;
+use super::snapshot::Snapshot;
 use super::{Context, now, patch};
-use crate::consumer::{
-    ConsumerKey, Decision, DecisionDraft, Draft, Effect, Failure, Object, Observed, Outcome, Phc, Plan, Record, SecretDraft,
-    SecretOutcome, SecretProblem, SecretSeen, State, Stored,
-};
-use crate::store::StoreError;
+use crate::consumer::{Effect, Failure, Missing, Object, Observed, Outcome, Phc, Plan, Record, Stored, Unhashed, decide, deny};
+use crate::store::{Replaces, StoreError};
 use crate::telemetry::Effects;
 
-/// Carries out the plan and stops at the first failure. The look is brought up to date with the answers.
-pub(super) async fn apply(ctx: &Context, look: &mut Look, plan: Plan) -> Outcome {
-    let mut outcome = Outcome { record: look.seen.record.clone(), ..Outcome::default() };
-    match forget_versions_after_restore(ctx, look).await {
-        Ok(restored) => outcome.cluster_restored = restored,
-        Err(failure) => outcome.failure = Some(failure),
+/// What a plan is made for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Priority {
+    /// All that the object needs.
+    Reconcile,
+    /// The end of its sign-in, before all else.
+    Deny,
+    /// The end of the sign-in of any object of the cluster. Its Secret may be another controller's.
+    DenyAnywhere,
+}
+
+// === impl Priority ===
+
+impl Priority {
+    fn plan(self, seen: &Observed) -> Result<Plan, Missing> {
+        match self {
+            Self::Reconcile => decide(seen),
+            Self::Deny | Self::DenyAnywhere => Ok(deny(seen).unwrap_or_default()),
+        }
     }
-    if outcome.cluster_restored {
-        outcome.failure = Some(Failure::Overtaken("the cluster was restored from a backup; looking again".into()));
+
+    /// Whether the plan depends on the Secret. What ends sign-in must not depend on a Secret that cannot be read.
+    pub(super) fn needs_secret(self, object: &Object) -> bool {
+        match self {
+            Self::Reconcile => !object.deleting,
+            Self::Deny => object.allows_signin(),
+            Self::DenyAnywhere => false,
+        }
+    }
+}
+
+/// Decides on the snapshot, refreshes it if the record is to be written, decides again, and carries that out.
+pub(super) async fn execute(ctx: &Context, mut snapshot: Snapshot, priority: Priority) -> (Snapshot, Outcome) {
+    let mut plan = priority.plan(&snapshot.seen);
+    if priority == Priority::DenyAnywhere || plan.as_ref().map_or(true, Plan::writes_record) {
+        snapshot = match snapshot.refreshed(ctx, priority).await {
+            Ok(refreshed) => refreshed,
+            Err(failure) => return snapshot.failed(failure),
+        };
+        plan = priority.plan(&snapshot.seen);
+    }
+    match plan {
+        Ok(plan) => {
+            let outcome = apply(ctx, &mut snapshot, plan).await;
+            (snapshot, outcome)
+        }
+        Err(missing) => snapshot.failed(missing.into()),
+    }
+}
+
+/// Closes a record that cannot be compared with its object. None if another writer was faster.
+pub(super) async fn close_unseen(ctx: &Context, stored: Stored) -> Result<Option<Stored>, StoreError> {
+    let version = Replaces::Version(stored.version);
+    match ctx.store.write(stored.out_of_scope(), version, now()).await {
+        Ok(closed) => Ok(Some(closed)),
+        Err(StoreError::Swapped) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Carries out the plan and stops at the first failure. The snapshot is brought up to date with the answers.
+async fn apply(ctx: &Context, snapshot: &mut Snapshot, plan: Plan) -> Outcome {
+    let mut outcome = Outcome { record: snapshot.seen.record.clone(), ..Outcome::default() };
+    match forget_versions_after_restore(ctx, &snapshot.seen).await {
+        Ok(false) => {}
+        Ok(true) => {
+            outcome.cluster_restored = true;
+            outcome.failure = Some(Failure::Conflict("the cluster was restored from a backup; looking again".into()));
+        }
+        Err(failure) => outcome.failure = Some(failure),
     }
     for effect in plan.effects {
         if outcome.failure.is_some() {
             break;
         }
-        if let Err(failure) = one(ctx, look, effect, &mut outcome.record).await {
+        if let Err(failure) = carry_out(ctx, snapshot, effect, &mut outcome.record).await {
             outcome.failure = Some(failure);
         }
     }
     outcome
 }
 
-async fn one(ctx: &Context, look: &mut Look, effect: Effect, record: &mut Option<Stored>) -> Result<(), Failure> {
-    let done = match effect {
+async fn carry_out(ctx: &Context, snapshot: &mut Snapshot, effect: Effect, record: &mut Option<Stored>) -> Result<(), Failure> {
+    match effect {
         Effect::AddFinalizer => {
-            let generation = look.object.metadata.generation;
-            look.object = Arc::new(patch::finalizer(&ctx.client, &look.object, true).await?);
-            ctx.own_writes.remember(&look.seen.owner.uid, look.object.metadata.resource_version.as_deref());
-            if look.object.metadata.generation != generation {
-                return Err(Failure::Overtaken("admission changed the spec; looking again".into()));
+            let generation = snapshot.object.metadata.generation;
+            snapshot.object = Arc::new(patch::finalizer(&ctx.client, &snapshot.object, true).await?);
+            ctx.own_writes.remember(&snapshot.seen.owner.uid, snapshot.object.metadata.resource_version.as_deref());
+            if snapshot.object.metadata.generation != generation {
+                return Err(Failure::Conflict("admission changed the spec; looking again".into()));
             }
-            Effects::FinalizerAdded
+            ctx.metrics.effect(Effects::FinalizerAdded);
         }
         Effect::RemoveFinalizer => {
-            look.object = Arc::new(patch::finalizer(&ctx.client, &look.object, false).await?);
-            Effects::FinalizerRemoved
+            snapshot.object = Arc::new(patch::finalizer(&ctx.client, &snapshot.object, false).await?);
+            ctx.metrics.effect(Effects::FinalizerRemoved);
         }
-        Effect::WriteRecord(draft) => {
-            let Some(object) = look.seen.object.clone() else { return Err(Failure::Internal("nothing to record".into())) };
-            let repairs = match look.seen.live() {
-                Some(stored) => !stored.intact,
-                None => object.published_key.is_some(),
-            };
-            *record = Some(write(ctx, look, &object, *draft).await?);
-            if repairs { Effects::RecordRepaired } else { Effects::RecordWritten }
+        Effect::WriteRecord(to_write) => *record = Some(commit(ctx, snapshot, *to_write).await?),
+        Effect::HashAndWriteRecord(unhashed) => {
+            let to_write = hash(ctx, snapshot, *unhashed).await?;
+            *record = Some(commit(ctx, snapshot, to_write).await?);
         }
-        Effect::RemoveRecord => {
-            *record = Some(bury(ctx, look).await?);
-            Effects::RecordRemoved
-        }
-    };
-    ctx.metrics.effect(done);
+    }
     Ok(())
 }
 
-async fn write(ctx: &Context, look: &Look, object: &Object, draft: Draft) -> Result<Stored, Failure> {
-    let seen = &look.seen;
-    // Before a hash is spent: the key may be taken.
-    if seen.record.is_none() {
-        let (_, holder) = ctx.store.by_key(&draft.consumer_key).await?;
-        if holder.is_some_and(|holder| holder.stored.record.owner != seen.owner) {
-            return Err(StoreError::KeyInUse(draft.consumer_key).into());
-        }
-    }
-    let (secret_source, secret, secret_floor) = match draft.secret {
-        SecretDraft::Keep(source) => {
-            let kept = seen.live().map(|stored| (source, stored.record.secret.clone(), stored.record.secret_floor));
-            kept.ok_or_else(|| Failure::Internal("no hash to keep".into()))?
-        }
-        SecretDraft::Refuse(problem, source) => {
-            let floor = source.as_ref().map_or(0, |_| seen.limits.floor());
-            (source, SecretOutcome::Refused(problem), floor)
-        }
-        SecretDraft::Accept(source) => (Some(source), SecretOutcome::Accepted(hash(ctx, look).await?), seen.limits.floor()),
-        SecretDraft::Unknown => return Err(Failure::Internal("the Secret was not read".into())),
-    };
-    let now = now();
-    let decision = draft.decision.map(|decision| match decision {
-        DecisionDraft::Keep(decision) => decision,
-        DecisionDraft::New { approved, by } => Decision { approved, by, at: now, generation: object.generation },
+async fn commit(ctx: &Context, snapshot: &Snapshot, record: Record) -> Result<Stored, Failure> {
+    let stored = ctx.store.write(record, snapshot.replaces(), snapshot.seen.now).await?;
+    ctx.metrics.effect(match () {
+        () if stored.record.is_removed() => Effects::RecordRemoved,
+        () if snapshot.seen.is_repair() => Effects::RecordRepaired,
+        () => Effects::RecordWritten,
     });
-    let record = Record {
-        decision,
-        unproved_approval: draft.unproved_approval,
-        hold: object.hold.clone(),
-        revocation: draft.revocation,
-        secret_source,
-        secret,
-        secret_floor,
-        ..blank(&look.seen, object, draft.consumer_key, draft.state)
-    };
-    Ok(ctx.store.write(record, look.replaces(), now).await?)
+    Ok(stored)
 }
 
-/// The hash of the Secret's value; the recorded one if it fits.
-async fn hash(ctx: &Context, look: &Look) -> Result<Phc, Failure> {
-    let SecretSeen::Read(_, Ok(value)) = &look.seen.secret else {
-        return Err(Failure::Internal("the Secret was not read".into()));
-    };
-    let recorded = look.seen.live().filter(|stored| stored.intact).and_then(|stored| stored.record.phc().cloned());
-    let phc = ctx.hashing.renew(recorded, value.clone()).await?;
-    ctx.metrics.effect(Effects::SecretHashed);
-    ctx.known_hashes.remember(&look.seen.owner.uid, phc.clone(), ctx.fingerprints.of(value));
-    Ok(phc)
-}
-
-/// A record of this object with nothing decided and no secret.
-fn blank(seen: &Observed, object: &Object, consumer_key: ConsumerKey, state: State) -> Record {
-    Record {
-        consumer_key,
-        owner: seen.owner.clone(),
-        installation: seen.installation.clone(),
-        namespace: object.namespace.clone(),
-        object: object.name.clone(),
-        name: object.consumer_name.clone(),
-        generation: object.generation,
-        state,
-        decision: None,
-        unproved_approval: None,
-        hold: None,
-        revocation: None,
-        secret_source: None,
-        secret: SecretOutcome::Refused(SecretProblem::NotFound),
-        secret_floor: 0,
+/// The record with the hash of its secret; with the recorded hash, if that fits.
+async fn hash(ctx: &Context, snapshot: &Snapshot, unhashed: Unhashed) -> Result<Record, Failure> {
+    // Before a hash is spent: the key may be taken.
+    if snapshot.seen.record.is_none() {
+        let (_, holder) = ctx.store.by_key(unhashed.key()).await?;
+        if holder.is_some_and(|holder| holder.stored.record.owner != snapshot.seen.owner) {
+            return Err(StoreError::KeyInUse(unhashed.key().clone()).into());
+        }
     }
+    let (value, uid) = (&unhashed.value, &snapshot.seen.owner.uid);
+    let phc: Phc = ctx.hashing.renew(unhashed.recorded.clone(), value.clone()).await?;
+    ctx.metrics.effect(Effects::SecretHashed);
+    ctx.known_hashes.remember(uid, phc.clone(), ctx.fingerprints.of(value));
+    Ok(unhashed.with_hash(phc))
 }
 
-/// Turns the record into a tombstone, or leaves one where there never was a record.
-async fn bury(ctx: &Context, look: &Look) -> Result<Stored, Failure> {
-    let seen = &look.seen;
-    let unclaimed = seen.owner.unclaimed_key();
-    let record = match (&seen.record, &seen.object) {
-        (Some(stored), _) if stored.intact => stored.record.clone(),
-        (Some(stored), _) => Record { consumer_key: unclaimed, ..stored.record.clone() },
-        (None, Some(object)) => blank(seen, object, unclaimed, State::Removed),
-        (None, None) => return Err(Failure::Internal("nothing to remove".into())),
-    };
-    Ok(ctx.store.write(record.removed(), look.replaces(), now()).await?)
-}
-
-/// When a look shows an older version than was recorded, the cluster was restored from a backup, and versions prove
-/// nothing any more: they are forgotten in the store, so that this survives a crash and reaches every controller.
-async fn forget_versions_after_restore(ctx: &Context, look: &Look) -> Result<bool, Failure> {
-    if !look.seen.shows_restored_cluster() {
+/// An older version than was recorded shows that the cluster was restored from a backup. Versions prove nothing any more then: they
+/// are forgotten in the store, so that this survives a crash and reaches every controller.
+async fn forget_versions_after_restore(ctx: &Context, seen: &Observed) -> Result<bool, Failure> {
+    if !seen.shows_restored_cluster() {
         return Ok(false);
     }
     Ok(ctx.store.forget_secret_versions(&ctx.settings.cluster_id, now()).await? > 0)

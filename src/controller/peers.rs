@@ -7,10 +7,11 @@
 //! installation no longer lists is still looked after by another of its processes.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -20,13 +21,13 @@ use crate::consumer::Stored;
 use crate::store::{ConsumerStore, Controller, OpenRecords, StoreError};
 
 /// Periods without a sign of life after which a controller counts as ended.
-const MISSED: u32 = 3;
+const MISSED_PERIODS: u32 = 3;
 
 /// Periods after which what it left behind is tidied up.
-const FORGOTTEN: u32 = 100;
+const FORGOTTEN_PERIODS: u32 = 100;
 
-/// How long saying goodbye may take.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// How long checking out may take.
+const CHECK_OUT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Which controllers run, as of the last look at the store.
 pub(super) struct Peers {
@@ -54,8 +55,8 @@ pub(super) async fn run(ctx: Arc<Context>, shutdown: CancellationToken) {
             warn!(%error, "this controller could not check in with the store; the others may take it for ended");
         }
     }
-    if !matches!(timeout(FAREWELL, ctx.store.check_out(&ctx.peers.own.instance)).await, Ok(Ok(()))) {
-        warn!("this controller could not check out; the others take it for running for {MISSED} periods more");
+    if !matches!(timeout(CHECK_OUT_TIMEOUT, ctx.store.check_out(&ctx.peers.own.instance)).await, Ok(Ok(()))) {
+        warn!("this controller could not check out; the others take it for running for {MISSED_PERIODS} periods more");
     }
 }
 
@@ -79,7 +80,7 @@ impl Peers {
 
     /// Takes in who has checked in how often. Answers those that ended long ago.
     fn take_in(&self, seen: Vec<(Controller, i64)>) -> Vec<String> {
-        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut others = self.others.lock();
         let mut before = others.take().unwrap_or_default();
         let peers = seen.into_iter().map(|(controller, beat)| {
             let known = before.remove(&controller.instance).filter(|peer| peer.beat == beat);
@@ -88,7 +89,7 @@ impl Peers {
             (peer.controller.instance.clone(), peer)
         });
         let peers = others.insert(peers.collect());
-        let is_forgotten = |peer: &&Peer| peer.silent > peer.controller.period.saturating_mul(FORGOTTEN);
+        let is_forgotten = |peer: &&Peer| peer.silent > peer.controller.period.saturating_mul(FORGOTTEN_PERIODS);
         peers.values().filter(is_forgotten).map(|peer| peer.controller.instance.clone()).collect()
     }
 
@@ -122,7 +123,7 @@ impl Peers {
 
     /// The records that can sign in and that no running controller looks after. None before the first look.
     pub(super) fn unattended(&self, open: Vec<OpenRecords>) -> Vec<OpenRecords> {
-        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = self.others.lock();
         let Some(others) = others.as_ref() else { return Vec::new() };
         let is_attended = |records: &OpenRecords| {
             let covers = |controller: &Controller| controller.covers(&records.cluster_id, &records.namespace);
@@ -133,7 +134,7 @@ impl Peers {
 
     /// Whether another process of this installation runs and looks after the namespace; yes while that is not known.
     fn is_run_by_another(&self, installation: &str, namespace: &str) -> bool {
-        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = self.others.lock();
         let keeps = |peer: &Peer| {
             let controller = &peer.controller;
             controller.installation == installation
@@ -149,7 +150,7 @@ impl Peers {
 impl Peer {
     /// Whether it has counted on in one of the last looks. We look once in a period of our own, which may be longer than its.
     fn is_running(&self, period: Duration) -> bool {
-        self.silent <= self.controller.period.max(period).saturating_mul(MISSED)
+        self.silent <= self.controller.period.max(period).saturating_mul(MISSED_PERIODS)
     }
 }
 

@@ -246,7 +246,7 @@ pub fn cleanup(options: &CleanupOptions) -> Outcome {
     runtime.block_on(async {
         let client = kube::Client::try_from(kubernetes().await?)?;
         if options.force {
-            let released = patiently(|| cleanup::release(&client, &options.namespaces)).await?;
+            let released = patiently(|| cleanup::release(&client, &options.namespaces, |released| println!("{released} consumers let go"))).await?;
             println!("{released} consumers were let go; their records stay in the store. Delete them as usual: kubectl delete oauthconsumers --all -A");
             return Ok(());
         }
