@@ -109,7 +109,7 @@ fn events(seen: &Observed, outcome: &Outcome) -> Vec<EventDraft> {
     let key = &after.consumer_key;
     match seen.live() {
         Some(_) if after.is_removed() => {
-            say(EventReason::RecordRemoved, format!("the record of key {key} is removed; nobody can sign in with it again"));
+            say(EventReason::RecordRemoved, format!("the record of key {key} is removed; no consumer can sign in with it again"));
         }
         None if after.is_removed() => {}
         // The key was published before, so this is no new consumer, and its decision no new one.

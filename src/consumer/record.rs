@@ -19,11 +19,11 @@ pub struct Owner {
     Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, strum::Display, strum::EnumString, strum::IntoStaticStr,
 )]
 pub enum State {
-    /// Nobody has decided yet.
+    /// No decision was made yet.
     AwaitingApproval,
     /// May sign in, given a usable secret.
     Approved,
-    /// Somebody decided against it.
+    /// The decision was against it.
     Disapproved,
     /// `spec.hold` is set.
     OnHold,
@@ -40,7 +40,7 @@ pub enum State {
 pub struct Decision {
     /// `spec.approved` as decided.
     pub approved: bool,
-    /// Who decided, if the API server vouched for it.
+    /// Who decided, as the API server stamped it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
     /// When the decision was committed to the store.
@@ -101,7 +101,7 @@ pub struct Record {
     pub generation: i64,
     /// Whether it may sign in.
     pub state: State,
-    /// The decision, once somebody has decided.
+    /// The decision, once there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
     /// The generation in which an approval was first seen that does not count: the API server did not check who gave it. It stays
@@ -131,7 +131,7 @@ pub struct Stored {
     /// Grows with each write of this record, and is never one that an earlier record of the owner had. A write names the version it
     /// replaces.
     pub version: i64,
-    /// Whether the row's checksum fits: false when somebody edited it behind our back.
+    /// Whether the row's checksum fits. It does not after an edit by hand.
     pub intact: bool,
 }
 

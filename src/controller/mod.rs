@@ -62,7 +62,7 @@ pub struct Settings {
     /// Whether an approval counts only when the API server is known to ask who may approve.
     pub approval_proof: ApprovalProof,
     /// For how long that is known of a namespace.
-    pub proof_lifetime: Duration,
+    pub policy_check_lifetime: Duration,
     /// How often all records are compared with all objects.
     pub sweep_period: Duration,
     /// How long one reconcile may take.

@@ -28,7 +28,7 @@ const LONGEST_NAME_STEM: usize = 200;
 pub enum ApprovalProof {
     /// An approval counts once the API server was seen to refuse one, by the policy `oauthconsumers-approve`.
     Required,
-    /// Whoever may update an `OAuthConsumer` may approve it: for clusters that do not want the policies.
+    /// Every account that may update an `OAuthConsumer` may approve it: for clusters that do not want the policies.
     Off,
 }
 
@@ -43,7 +43,7 @@ impl PolicyChecks {
     /// object under another name, and to create an approved one.
     pub(super) async fn check(&self, ctx: &Context, object: &OAuthConsumer) -> Result<PolicyEnforced, Failure> {
         let namespace = object.namespace().unwrap_or_default();
-        let lifetime = ctx.settings.proof_lifetime;
+        let lifetime = ctx.settings.policy_check_lifetime;
         let is_fresh = |since: &Instant| since.elapsed() < lifetime;
         if ctx.settings.approval_proof == ApprovalProof::Off || self.0.lock().get(&namespace).is_some_and(is_fresh) {
             return Ok(PolicyEnforced::Enforced);

@@ -164,7 +164,7 @@ pub struct ControllerOptions {
     pub installation: String,
 
     /// Whether an approval counts only when the API server is known to ask who may approve, by the policy oauthconsumers-approve
-    /// of the Helm chart. When off, whoever may update a consumer may approve it.
+    /// of the Helm chart. When off, every account that may update a consumer may approve it.
     #[arg(long, env = "OAUTHCONSUMER_APPROVAL_PROOF", value_name = "MODE", default_value = "required",
           value_parser = PossibleValuesParser::new(ApprovalProof::VARIANTS).try_map(|mode| mode.parse::<ApprovalProof>()))]
     pub approval_proof: ApprovalProof,
