@@ -1,5 +1,5 @@
 //! How long a consumer can still sign in after the API server has said yes to its end. Run it with
-//! `make bench ARGS="--bench revocation"`; `BENCH_CONSUMERS=1000` makes it shorter.
+//! `make bench ARGS="--bench revocation"`; `BENCH_CONSUMERS=3000 BENCH_SAMPLES=25` makes it shorter.
 //!
 //! The programs run as a user would run them: `run` on SQLite, `controller` and `signin` on PostgreSQL. A client asks all the
 //! time. What is measured is the time from the API server's answer to the arrival of the last 200.
@@ -27,8 +27,6 @@ use serde_json::json;
 use support::{Program, SECRET, basic, percentile, table};
 use tokio::net::TcpStream;
 
-/// Measured per kind of end.
-const SAMPLES: usize = 100;
 /// Requests under way while consumers are made.
 const WRITERS: usize = 8;
 /// How long a client goes on asking after it was refused, to see that it stays so.
@@ -49,17 +47,19 @@ const ENDS: [(End, &str); 3] =
 
 #[tokio::main]
 async fn main() {
-    let count: usize = std::env::var("BENCH_CONSUMERS").map_or(10_000, |text| text.parse().unwrap());
+    let number = |name: &str, default| std::env::var(name).map_or(default, |text| text.parse().unwrap());
+    // How many consumers there are, and how many ends of each kind are measured.
+    let (count, samples) = (number("BENCH_CONSUMERS", 10_000), number("BENCH_SAMPLES", 100));
     let mut rows = Vec::new();
     for store in ["SQLite", "PostgreSQL"] {
         let bench = Bench::start(store, count).await;
-        rows.extend(bench.measure(store, "quiet").await);
+        rows.extend(bench.measure(store, "quiet", samples).await);
         let storm = tokio::spawn({
             let (client, namespace) = (bench.client.clone(), bench.namespace.clone());
             async move { make(&client, &namespace, "storm", count).await }
         });
         tokio::time::sleep(Duration::from_secs(2)).await;
-        rows.extend(bench.measure(store, "storm").await);
+        rows.extend(bench.measure(store, "storm", samples).await);
         // The storm is over when its last consumer is ready; the figures count only if it lasted.
         let made = storm.is_finished();
         let ready = bench.ready("storm").await;
@@ -145,12 +145,12 @@ impl Bench {
         list.items.iter().filter(is_ready).count()
     }
 
-    async fn measure(&self, store: &str, controller: &str) -> Vec<Vec<String>> {
+    async fn measure(&self, store: &str, controller: &str, samples: usize) -> Vec<Vec<String>> {
         let mut rows = Vec::new();
         let mut all = Vec::new();
         for (end, name) in ENDS {
             let mut times = Vec::new();
-            for _ in 0..SAMPLES {
+            for _ in 0..samples {
                 // Spread over all of them.
                 let next = self.next.replace(self.next.get() + 1);
                 times.push(self.last_yes(&format!("jazz-{}", next * 16 % self.count + next * 16 / self.count), end).await);

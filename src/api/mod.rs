@@ -13,7 +13,7 @@ pub use status::{render, same_but_for_times};
 
 use kube::ResourceExt;
 
-use crate::consumer::{ConsumerKey, Object, SecretRef, State};
+use crate::consumer::{ConsumerKey, Object, Published, SecretRef};
 
 /// The finalizer that keeps an object until its record is removed.
 pub const FINALIZER: &str = "oauthconsumers.dev/record";
@@ -50,13 +50,7 @@ impl OAuthConsumer {
             hold: spec.hold.as_ref().map(|hold| hold.reason.clone()),
             // The schema lets only well-formed keys in.
             adopted_key: spec.consumer_key.as_deref().and_then(|key| ConsumerKey::parse(key).ok()),
-            published_key: self.status.as_ref().and_then(|status| status.consumer_key.clone()),
-            unproved_approval: self
-                .status
-                .as_ref()
-                .and_then(|status| status.unproved_approval)
-                .map(|approval| approval.generation),
-            says_revoked: self.status.as_ref().is_some_and(|status| status.state.as_deref() == Some(State::Revoked.into())),
+            published: self.status.as_ref().map(Published::from).unwrap_or_default(),
         }
     }
 

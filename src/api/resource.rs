@@ -165,7 +165,7 @@ pub struct PublishedDecision {
     /// Approved or disapproved.
     pub approved: bool,
 
-    /// Who decided, vouched for by the API server. Empty where the API server does not.
+    /// Who decided, as the API server stamped it. Empty where the API server does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = LONGEST_USER))]
     pub by: Option<String>,

@@ -58,7 +58,7 @@ pub fn crd() -> CustomResourceDefinition {
     for schema in schemas {
         refuse_null(schema);
         if let Some(status) = schema.properties.as_mut().and_then(|properties| properties.get_mut("status")) {
-            // An object that nobody has looked at yet must not look finished to kstatus or `kubectl wait`.
+            // A new object must not look finished to kstatus or `kubectl wait`.
             status.default = Some(JSON(json!({ "conditions": [pending("Ready"), pending("Active")] })));
         }
     }

@@ -4,14 +4,14 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::{OAuthConsumerStatus, PublishedDecision, UnprovedApproval};
-use crate::consumer::{Committed, Statement, Verdict};
+use crate::consumer::{Committed, ConditionState, Published, StatusUpdate};
 
-/// The status to publish. What the statement knows nothing new of stays as it was; `lastTransitionTime` moves only
+/// The status to publish. What the update says nothing of stays as it was; `lastTransitionTime` moves only
 /// when a condition's status does.
 #[must_use]
-pub fn render(old: &OAuthConsumerStatus, statement: &Statement, generation: i64, now: Timestamp) -> OAuthConsumerStatus {
+pub fn render(old: &OAuthConsumerStatus, update: &StatusUpdate, generation: i64, now: Timestamp) -> OAuthConsumerStatus {
     let mut new = OAuthConsumerStatus { observed_generation: Some(generation), conditions: Vec::new(), ..old.clone() };
-    match &statement.committed {
+    match &update.committed {
         Committed::Unknown => {}
         Committed::Nothing => (new.state, new.decision) = (None, None),
         Committed::Record { key, state, decision, unproved_approval } => {
@@ -28,31 +28,41 @@ pub fn render(old: &OAuthConsumerStatus, statement: &Statement, generation: i64,
         }
     }
     let previous = |kind: &str| old.conditions.iter().find(|condition| condition.type_ == kind);
-    let mut set = |kind: &str, verdict: &Verdict| {
-        let status = verdict.status.to_string();
+    let mut set = |kind: &str, state: &ConditionState| {
+        let status = state.status.to_string();
         let since = previous(kind).filter(|old| old.status == status).map(|old| old.last_transition_time.clone());
         new.conditions.push(Condition {
             type_: kind.to_owned(),
             status,
-            reason: verdict.reason.to_string(),
-            message: verdict.message.clone(),
+            reason: state.reason.to_string(),
+            message: state.message.clone(),
             observed_generation: Some(generation),
             last_transition_time: since.unwrap_or(Time(now)),
         });
     };
-    set("Ready", &statement.ready);
-    set("Active", &statement.active);
-    set("Approved", &statement.approved);
-    if let Some(verdict) = &statement.secret_ready {
-        set("SecretReady", verdict);
+    set("Ready", &update.ready);
+    set("Active", &update.active);
+    set("Approved", &update.approved);
+    if let Some(state) = &update.secret_ready {
+        set("SecretReady", state);
     }
-    if let Some(verdict) = &statement.stalled {
-        set("Stalled", verdict);
+    if let Some(state) = &update.stalled {
+        set("Stalled", state);
     }
-    if statement.secret_ready.is_none() {
+    if update.secret_ready.is_none() {
         new.conditions.extend(previous("SecretReady").cloned());
     }
     new
+}
+
+impl From<&OAuthConsumerStatus> for Published {
+    fn from(status: &OAuthConsumerStatus) -> Self {
+        Self {
+            key: status.consumer_key.clone(),
+            state: status.state.as_deref().and_then(|state| state.parse().ok()),
+            unproved_approval: status.unproved_approval.map(|approval| approval.generation),
+        }
+    }
 }
 
 /// Whether two statuses say the same, whenever they said it first. The order of conditions means nothing.
@@ -72,14 +82,14 @@ pub fn same_but_for_times(a: &OAuthConsumerStatus, b: &OAuthConsumerStatus) -> b
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::consumer::{ConsumerKey, Reason, State, Truth};
+    use crate::consumer::{ConditionStatus, ConsumerKey, Reason, State};
 
-    fn verdict(status: Truth, reason: Reason) -> Verdict {
-        Verdict { status, reason, message: String::new() }
+    fn verdict(status: ConditionStatus, reason: Reason) -> ConditionState {
+        ConditionState { status, reason, message: String::new() }
     }
 
-    fn statement(ready: Truth) -> Statement {
-        Statement {
+    fn statement(ready: ConditionStatus) -> StatusUpdate {
+        StatusUpdate {
             committed: Committed::Record {
                 key: ConsumerKey::parse("a-consumer-key").unwrap(),
                 state: State::Approved,
@@ -87,9 +97,9 @@ mod tests {
                 unproved_approval: None,
             },
             ready: verdict(ready, Reason::Synced),
-            active: verdict(Truth::True, Reason::Active),
-            approved: verdict(Truth::True, Reason::Approved),
-            secret_ready: Some(verdict(Truth::True, Reason::Accepted)),
+            active: verdict(ConditionStatus::True, Reason::Active),
+            approved: verdict(ConditionStatus::True, Reason::Approved),
+            secret_ready: Some(verdict(ConditionStatus::True, Reason::Accepted)),
             stalled: None,
         }
     }
@@ -104,32 +114,32 @@ mod tests {
 
     #[test]
     fn transition_times_move_only_with_the_status_of_their_condition() {
-        let first = render(&OAuthConsumerStatus::default(), &statement(Truth::False), 1, at(100));
-        let second = render(&first, &statement(Truth::True), 2, at(200));
+        let first = render(&OAuthConsumerStatus::default(), &statement(ConditionStatus::False), 1, at(100));
+        let second = render(&first, &statement(ConditionStatus::True), 2, at(200));
         assert_eq!(time_of(&second, "Ready"), at(200));
         assert_eq!(time_of(&second, "Approved"), at(100));
-        let third = render(&second, &statement(Truth::True), 3, at(300));
+        let third = render(&second, &statement(ConditionStatus::True), 3, at(300));
         assert_eq!(time_of(&third, "Ready"), at(200));
     }
 
     #[test]
     fn time_alone_makes_no_difference() {
-        let early = render(&OAuthConsumerStatus::default(), &statement(Truth::True), 1, at(100));
-        let late = render(&OAuthConsumerStatus::default(), &statement(Truth::True), 1, at(200));
+        let early = render(&OAuthConsumerStatus::default(), &statement(ConditionStatus::True), 1, at(100));
+        let late = render(&OAuthConsumerStatus::default(), &statement(ConditionStatus::True), 1, at(200));
         assert_ne!(early, late);
         assert!(same_but_for_times(&early, &late));
-        let other = render(&OAuthConsumerStatus::default(), &statement(Truth::True), 2, at(100));
+        let other = render(&OAuthConsumerStatus::default(), &statement(ConditionStatus::True), 2, at(100));
         assert!(!same_but_for_times(&early, &other));
     }
 
     #[test]
     fn a_failure_keeps_what_was_committed_and_leaves_the_secrets_condition_alone() {
-        let good = render(&OAuthConsumerStatus::default(), &statement(Truth::True), 1, at(100));
-        let failed = Statement {
+        let good = render(&OAuthConsumerStatus::default(), &statement(ConditionStatus::True), 1, at(100));
+        let failed = StatusUpdate {
             committed: Committed::Unknown,
-            ready: verdict(Truth::False, Reason::StoreUnavailable),
-            active: verdict(Truth::Unknown, Reason::StoreUnavailable),
-            approved: verdict(Truth::Unknown, Reason::StoreUnavailable),
+            ready: verdict(ConditionStatus::False, Reason::StoreUnavailable),
+            active: verdict(ConditionStatus::Unknown, Reason::StoreUnavailable),
+            approved: verdict(ConditionStatus::Unknown, Reason::StoreUnavailable),
             secret_ready: None,
             stalled: None,
         };
@@ -143,25 +153,28 @@ mod tests {
 
     #[test]
     fn no_failure_overwrites_that_an_approval_does_not_count() {
-        let mut unproved = statement(Truth::True);
+        let mut unproved = statement(ConditionStatus::True);
         if let Committed::Record { unproved_approval, .. } = &mut unproved.committed {
             *unproved_approval = Some(1);
         }
         let remembered = render(&OAuthConsumerStatus::default(), &unproved, 1, at(100));
         assert_eq!(remembered.unproved_approval, Some(UnprovedApproval { generation: 1 }));
         for committed in [Committed::Unknown, Committed::Nothing] {
-            let failed = render(&remembered, &Statement { committed, ..statement(Truth::False) }, 2, at(200));
+            let failed = render(&remembered, &StatusUpdate { committed, ..statement(ConditionStatus::False) }, 2, at(200));
             assert_eq!(failed.unproved_approval, remembered.unproved_approval);
         }
-        assert_eq!(render(&remembered, &statement(Truth::True), 3, at(300)).unproved_approval, None);
+        assert_eq!(render(&remembered, &statement(ConditionStatus::True), 3, at(300)).unproved_approval, None);
     }
 
     #[test]
     fn stalled_goes_when_it_is_over() {
-        let stalled = Statement { stalled: Some(verdict(Truth::True, Reason::SecretInvalid)), ..statement(Truth::False) };
+        let stalled = StatusUpdate {
+            stalled: Some(verdict(ConditionStatus::True, Reason::SecretInvalid)),
+            ..statement(ConditionStatus::False)
+        };
         let bad = render(&OAuthConsumerStatus::default(), &stalled, 1, at(100));
         assert!(bad.conditions.iter().any(|c| c.type_ == "Stalled"));
-        let good = render(&bad, &statement(Truth::True), 1, at(200));
+        let good = render(&bad, &statement(ConditionStatus::True), 1, at(200));
         assert!(good.conditions.iter().all(|c| c.type_ != "Stalled"));
     }
 }

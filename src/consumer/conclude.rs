@@ -1,7 +1,10 @@
 //! What may be claimed after a reconcile, and when to come back. Pure: status can only come from what really happened.
 
-use super::conditions::{Statement, Truth, from_record};
-use super::{Decision, EventReason, Object, Observed, Reason, Record, SecretOutcome, SecretProblem, State, Stored};
+use super::conditions::{StatusUpdate, from_record};
+use super::{
+    ConditionStatus, Decision, EventReason, Failure, Object, Observed, Reason, Record, Requeue, SecretOutcome, SecretProblem,
+    State, Stored,
+};
 
 /// What really happened.
 #[derive(Clone, Debug, Default)]
@@ -14,49 +17,20 @@ pub struct Outcome {
     pub cluster_restored: bool,
 }
 
-/// Why a plan was not carried out. Each is handled once, here.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// Somebody else was faster; a newer look will tell.
-    #[error("overtaken: {0}")]
-    Overtaken(String),
-    /// The store does not answer.
-    #[error("{0}")]
-    Store(String),
-    /// The key belongs, or once belonged, to another consumer.
-    #[error("the key {0} is in use")]
-    KeyInUse(String),
-    /// The API server does not answer, or refuses.
-    #[error("{0}")]
-    Api(String),
-    /// A fault of ours: a panic, a time-out, a hash that cannot be computed.
-    #[error("{0}")]
-    Internal(String),
-}
-
 /// What to say and when to come back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conclusion {
-    /// What the status has to say; nothing when the object is gone or a newer look is on its way.
-    pub statement: Option<Statement>,
-    /// What to report as events.
-    pub notices: Vec<Notice>,
+    /// What the status has to say; nothing when the object is gone, or about to be looked at again.
+    pub status: Option<StatusUpdate>,
+    /// What to report.
+    pub events: Vec<EventDraft>,
     /// When to come back.
-    pub again: Again,
-}
-
-/// When to come back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Again {
-    /// When something changes.
-    AtChange,
-    /// After a pause that grows with each failure in a row.
-    Backoff,
+    pub requeue: Requeue,
 }
 
 /// An event to publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
+pub struct EventDraft {
     /// Its reason.
     pub reason: EventReason,
     /// What happened, for people.
@@ -67,52 +41,31 @@ pub struct Notice {
 #[must_use]
 pub fn conclude(seen: &Observed, outcome: &Outcome) -> Conclusion {
     Conclusion {
-        statement: seen.object.as_ref().and_then(|object| statement(seen, object, outcome)),
-        notices: notices(seen, outcome),
-        again: match outcome.failure {
-            // The user has to act, and acting is a change. The sweep asks again, should the key become free.
-            None | Some(Failure::KeyInUse(_)) => Again::AtChange,
-            Some(_) => Again::Backoff,
-        },
+        status: seen.object.as_ref().and_then(|object| status(seen, object, outcome)),
+        events: events(seen, outcome),
+        requeue: outcome.failure.as_ref().map_or(Requeue::AtChange, |failure| failure.handling().requeue),
     }
 }
 
-fn statement(seen: &Observed, object: &Object, outcome: &Outcome) -> Option<Statement> {
+fn status(seen: &Observed, object: &Object, outcome: &Outcome) -> Option<StatusUpdate> {
     match &outcome.failure {
-        Some(Failure::Overtaken(_)) => None,
+        Some(Failure::Conflict(_)) => None,
         failure if object.deleting => deletion(object, outcome, failure.as_ref()),
-        Some(Failure::Store(_)) => {
-            let message = "the store does not answer, so nothing can be said or changed; retrying";
-            Some(Statement::unknown(Truth::False, Reason::StoreUnavailable, message))
-        }
-        Some(Failure::KeyInUse(key)) => {
-            let message = if object.adopted_key.is_some() {
-                format!(
-                    "the key {key} belongs, or once belonged, to another consumer in the store; delete this object and choose another key, or free that one in the store"
-                )
-            } else {
-                format!("the key {key} of this object was brought along by another consumer; delete that one, then this one")
-            };
-            Some(Statement::nothing(Reason::KeyInUse, &message, true))
-        }
-        Some(Failure::Api(message)) => Some(Statement::unknown(Truth::Unknown, Reason::Pending, message)),
-        Some(Failure::Internal(_)) => {
-            Some(Statement::unknown(Truth::Unknown, Reason::Pending, "the operator failed and tries again; its log says why"))
-        }
+        Some(failure) => failure.status(object),
         None if seen.has_foreign_key(object) => {
             let message = format!(
                 "status.consumerKey is not the key of this object, which is {}; delete the object and create it again, \
                  without a status",
                 seen.key_of(object)
             );
-            Some(Statement::nothing(Reason::ForeignKey, &message, true))
+            Some(StatusUpdate::nothing(Reason::ForeignKey, &message, true))
         }
         None => outcome.record.as_ref().map(|stored| from_record(seen, object, &stored.record)),
     }
 }
 
 /// What there is to say about an object on its way out; nothing if it goes at once.
-fn deletion(object: &Object, outcome: &Outcome, failure: Option<&Failure>) -> Option<Statement> {
+fn deletion(object: &Object, outcome: &Outcome, failure: Option<&Failure>) -> Option<StatusUpdate> {
     let removed = outcome.record.as_ref().is_some_and(|stored| stored.record.is_removed());
     let message = match failure {
         None if object.other_finalizers.is_empty() => return None,
@@ -125,16 +78,16 @@ fn deletion(object: &Object, outcome: &Outcome, failure: Option<&Failure>) -> Op
                 _ => "the operator could not finish",
             };
             let message = format!("the record could not be removed yet: {cause}; sign-in may still be possible; retrying");
-            return Some(Statement::unknown(Truth::False, Reason::DeletionBlocked, &message));
+            return Some(StatusUpdate::unknown(ConditionStatus::False, Reason::DeletionBlocked, &message));
         }
     };
-    Some(Statement::nothing(Reason::DeletionBlocked, &message, false))
+    Some(StatusUpdate::nothing(Reason::DeletionBlocked, &message, false))
 }
 
 /// Compares the record before and after. What was not committed is not reported.
-fn notices(seen: &Observed, outcome: &Outcome) -> Vec<Notice> {
-    let mut notices = Vec::new();
-    let mut say = |reason, note: String| notices.push(Notice { reason, note });
+fn events(seen: &Observed, outcome: &Outcome) -> Vec<EventDraft> {
+    let mut events = Vec::new();
+    let mut say = |reason, note: String| events.push(EventDraft { reason, note });
     if outcome.cluster_restored {
         say(
             EventReason::ClusterRestored,
@@ -146,21 +99,21 @@ fn notices(seen: &Observed, outcome: &Outcome) -> Vec<Notice> {
     // It is not the controller who revokes, so this is news as long as the status does not say so.
     let revoked = outcome.record.as_ref().filter(|stored| stored.record.state == State::Revoked && outcome.failure.is_none());
     if let Some(revocation) = revoked.and_then(|stored| stored.record.revocation.as_ref())
-        && seen.object.as_ref().is_some_and(|object| !object.says_revoked)
+        && seen.object.as_ref().is_some_and(|object| object.published.state != Some(State::Revoked))
     {
         say(EventReason::Revoked, format!("sign-in is revoked in the store: {}", revocation.reason));
     }
     let written =
         outcome.record.as_ref().filter(|after| seen.record.as_ref().is_none_or(|before| before.version != after.version));
-    let Some(after) = written.map(|stored| &stored.record) else { return notices };
+    let Some(after) = written.map(|stored| &stored.record) else { return events };
     let key = &after.consumer_key;
     match seen.live() {
         Some(_) if after.is_removed() => {
-            say(EventReason::RecordRemoved, format!("the record of key {key} is removed; nobody can sign in with it again"));
+            say(EventReason::RecordRemoved, format!("the record of key {key} is removed; no consumer can sign in with it again"));
         }
         None if after.is_removed() => {}
         // The key was published before, so this is no new consumer, and its decision no new one.
-        None if seen.object.as_ref().is_some_and(|object| object.published_key.is_some()) => {
+        None if seen.object.as_ref().is_some_and(|object| object.published.key.is_some()) => {
             say(EventReason::RecordRepaired, format!("the record of key {key} was missing and is written again"));
         }
         None => {
@@ -173,7 +126,7 @@ fn notices(seen: &Observed, outcome: &Outcome) -> Vec<Notice> {
         }
         Some(before) => changes(seen, Some(&before.record), after, &mut say),
     }
-    notices
+    events
 }
 
 /// What changed about decision, hold and secret.
@@ -226,9 +179,9 @@ impl Outcome {
     }
 }
 
-// === impl Notice ===
+// === impl EventDraft ===
 
-impl Notice {
+impl EventDraft {
     /// Whether the event is a warning rather than news.
     #[must_use]
     pub fn is_warning(&self) -> bool {
@@ -240,5 +193,59 @@ impl Notice {
                 | EventReason::ClusterRestored
                 | EventReason::ApprovalUnproved
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consumer::fixture::{approved, object, recorded, seen};
+
+    #[test]
+    fn what_was_committed_is_reported() {
+        use EventReason::{Approved, Disapproved, Held, KeyGenerated, RecordRemoved, RecordRepaired, SecretUnusable};
+        let tombstone = Stored { record: approved().record.removed(), ..approved() };
+        let edited = Stored { intact: false, ..approved() };
+        let then = |change: fn(&mut Object)| {
+            let mut object = object();
+            change(&mut object);
+            recorded(&Observed { record: Some(approved()), ..seen(object) })
+        };
+        let disapproved = then(|object| (object.approved, object.generation) = (Some(false), 4));
+        let held = then(|object| object.hold = Some("leaked".into()));
+        let unusable =
+            recorded(&Observed { record: Some(approved()), secret: crate::consumer::SecretSeen::Missing, ..seen(object()) });
+        for (what, before, after, expected) in [
+            ("nothing was written", Some(approved()), approved(), &[][..]),
+            ("registered and approved", None, approved(), &[KeyGenerated, Approved]),
+            ("disapproved", Some(approved()), disapproved, &[Disapproved]),
+            ("held", Some(approved()), held, &[Held]),
+            ("its Secret is gone", Some(approved()), unusable, &[SecretUnusable]),
+            ("removed", Some(approved()), tombstone, &[RecordRemoved]),
+            ("put right", Some(edited), approved(), &[RecordRepaired]),
+        ] {
+            let version = if before.as_ref() == Some(&after) { 1 } else { 2 };
+            let seen = Observed { record: before, ..seen(object()) };
+            let outcome = Outcome { record: Some(Stored { version, ..after }), ..Outcome::default() };
+            let reasons: Vec<_> = conclude(&seen, &outcome).events.into_iter().map(|event| event.reason).collect();
+            assert_eq!(reasons, expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_failure_claims_nothing() {
+        use ConditionStatus::{False, Unknown};
+        for (failure, ready, requeue, is_logged) in [
+            (Failure::Conflict("409".into()), None, Requeue::Backoff, false),
+            (Failure::Store("down".into()), Some((False, Reason::StoreUnavailable)), Requeue::Backoff, true),
+            (Failure::KeyInUse("key".into()), Some((False, Reason::KeyInUse)), Requeue::AtChange, false),
+            (Failure::Api("forbidden".into()), Some((Unknown, Reason::Pending)), Requeue::Backoff, true),
+            (Failure::Internal("panic".into()), Some((Unknown, Reason::Pending)), Requeue::Backoff, true),
+        ] {
+            let outcome = Outcome { failure: Some(failure.clone()), ..Outcome::default() };
+            let conclusion = conclude(&seen(object()), &outcome);
+            let said = conclusion.status.map(|status| (status.ready.status, status.ready.reason));
+            assert_eq!((said, conclusion.requeue, failure.handling().is_logged), (ready, requeue, is_logged), "{failure}");
+        }
     }
 }

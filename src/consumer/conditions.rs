@@ -2,21 +2,21 @@
 
 use super::{ConsumerKey, Decision, Object, Observed, Reason, Record, SecretLimits, SecretOutcome, State};
 
-/// A status to be.
+/// What to write into a status.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Statement {
+pub struct StatusUpdate {
     /// What the store is known to hold.
     pub committed: Committed,
     /// The condition `Ready`.
-    pub ready: Verdict,
+    pub ready: ConditionState,
     /// The condition `Active`.
-    pub active: Verdict,
+    pub active: ConditionState,
     /// The condition `Approved`.
-    pub approved: Verdict,
+    pub approved: ConditionState,
     /// The condition `SecretReady`; none if nothing new is known of the Secret.
-    pub secret_ready: Option<Verdict>,
+    pub secret_ready: Option<ConditionState>,
     /// The condition `Stalled`, present only when it is true.
-    pub stalled: Option<Verdict>,
+    pub stalled: Option<ConditionState>,
 }
 
 /// What the store is known to hold for an object.
@@ -41,9 +41,9 @@ pub enum Committed {
 
 /// A condition's content.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
+pub struct ConditionState {
     /// Its status.
-    pub status: Truth,
+    pub status: ConditionStatus,
     /// Its reason.
     pub reason: Reason,
     /// Its message.
@@ -52,7 +52,7 @@ pub struct Verdict {
 
 /// The status of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display)]
-pub enum Truth {
+pub enum ConditionStatus {
     /// It holds.
     True,
     /// It does not hold.
@@ -61,53 +61,61 @@ pub enum Truth {
     Unknown,
 }
 
-/// The statement about an object whose record is what the object says.
-pub(super) fn from_record(seen: &Observed, object: &Object, record: &Record) -> Statement {
+/// The status of an object whose record is what the object says.
+pub(super) fn from_record(seen: &Observed, object: &Object, record: &Record) -> StatusUpdate {
     if record.state == State::OutOfScope {
         let message = "no controller manages this namespace, so sign-in is refused; an administrator adds the namespace to the \
                        namespaces of an installation, or deletes this object";
-        return Statement { committed: Committed::Nothing, ..Statement::unknown(Truth::Unknown, Reason::Pending, message) };
+        return StatusUpdate {
+            committed: Committed::Nothing,
+            ..StatusUpdate::unknown(ConditionStatus::Unknown, Reason::Pending, message)
+        };
     }
     let secret_ready = secret_ready(seen, object, record);
     let (revoked, approved) = (revoked(record), approved(record));
-    Statement {
+    StatusUpdate {
         committed: Committed::Record {
             key: record.consumer_key.clone(),
             state: record.state,
             decision: record.decision.clone().filter(|_| record.unproved_approval.is_none()),
             unproved_approval: record.unproved_approval,
         },
-        ready: first([revoked.clone(), unmet(&secret_ready)])
-            .unwrap_or_else(|| Verdict::new(Truth::True, Reason::Synced, "the store holds exactly what this object says")),
+        ready: first([revoked.clone(), unmet(&secret_ready)]).unwrap_or_else(|| {
+            ConditionState::new(ConditionStatus::True, Reason::Synced, "the store holds exactly what this object says")
+        }),
         active: first([revoked.clone(), on_hold(object, record), unmet(&secret_ready), unmet(&approved)])
-            .unwrap_or_else(|| Verdict::new(Truth::True, Reason::Active, "the consumer can sign in")),
+            .unwrap_or_else(|| ConditionState::new(ConditionStatus::True, Reason::Active, "the consumer can sign in")),
         stalled: first([revoked.clone(), unmet(&secret_ready).filter(|_| !may_pass(record))])
-            .map(|verdict| Verdict { status: Truth::True, ..verdict }),
+            .map(|state| ConditionState { status: ConditionStatus::True, ..state }),
         approved: revoked.unwrap_or(approved),
         secret_ready: Some(secret_ready),
     }
 }
 
 /// The first that applies.
-fn first<const N: usize>(verdicts: [Option<Verdict>; N]) -> Option<Verdict> {
-    verdicts.into_iter().flatten().next()
+fn first<const N: usize>(states: [Option<ConditionState>; N]) -> Option<ConditionState> {
+    states.into_iter().flatten().next()
 }
 
-fn unmet(verdict: &Verdict) -> Option<Verdict> {
-    (verdict.status != Truth::True).then(|| verdict.clone())
+fn unmet(state: &ConditionState) -> Option<ConditionState> {
+    (state.status != ConditionStatus::True).then(|| state.clone())
 }
 
-fn revoked(record: &Record) -> Option<Verdict> {
+fn revoked(record: &Record) -> Option<ConditionState> {
     let revocation = record.revocation.as_ref()?;
     let next = if revocation.disapproved {
         "set spec.approved to true to allow sign-in again"
     } else {
         "to allow sign-in again, set spec.approved to false, wait until status.decision.approved is false, then set it to true"
     };
-    Some(Verdict::new(Truth::False, Reason::Revoked, format!("revoked in the store: {}; {next}", revocation.reason)))
+    Some(ConditionState::new(
+        ConditionStatus::False,
+        Reason::Revoked,
+        format!("revoked in the store: {}; {next}", revocation.reason),
+    ))
 }
 
-fn on_hold(object: &Object, record: &Record) -> Option<Verdict> {
+fn on_hold(object: &Object, record: &Record) -> Option<ConditionState> {
     let message = format!(
         "on hold: {}; an approver lifts it: kubectl -n {} patch oac {} --field-manager oauthconsumers-approval --type merge \
          -p '{{\"spec\":{{\"hold\":null}}}}'",
@@ -115,14 +123,14 @@ fn on_hold(object: &Object, record: &Record) -> Option<Verdict> {
         object.namespace,
         object.name
     );
-    Some(Verdict::new(Truth::False, Reason::OnHold, message))
+    Some(ConditionState::new(ConditionStatus::False, Reason::OnHold, message))
 }
 
 /// The decision, as honoured. It does not depend on the Secret or on a hold.
-fn approved(record: &Record) -> Verdict {
+fn approved(record: &Record) -> ConditionState {
     if record.unproved_approval.is_some() {
-        return Verdict::new(
-            Truth::False,
+        return ConditionState::new(
+            ConditionStatus::False,
             Reason::ApprovalUnproved,
             "the approval does not count: the API server did not check who set spec.approved. An administrator restores the \
              policy oauthconsumers-approve in this namespace; then an approver sets spec.approved to false, waits for the state \
@@ -130,24 +138,32 @@ fn approved(record: &Record) -> Verdict {
         );
     }
     match record.decision.as_ref().map(|decision| decision.approved) {
-        Some(true) => Verdict::new(Truth::True, Reason::Approved, "the approval counts"),
-        Some(false) => Verdict::new(Truth::False, Reason::Disapproved, "spec.approved is false: sign-in is refused"),
-        None => Verdict::new(
-            Truth::False,
+        Some(true) => ConditionState::new(ConditionStatus::True, Reason::Approved, "the approval counts"),
+        Some(false) => {
+            ConditionState::new(ConditionStatus::False, Reason::Disapproved, "spec.approved is false: sign-in is refused")
+        }
+        None => ConditionState::new(
+            ConditionStatus::False,
             Reason::AwaitingApproval,
             "the decision is still to be made: sign-in starts when an approver sets spec.approved to true",
         ),
     }
 }
 
-fn secret_ready(seen: &Observed, object: &Object, record: &Record) -> Verdict {
+fn secret_ready(seen: &Observed, object: &Object, record: &Record) -> ConditionState {
     match &record.secret {
-        SecretOutcome::Accepted(_) => Verdict::new(Truth::True, Reason::Accepted, "the Secret holds a usable value"),
+        SecretOutcome::Accepted(_) => {
+            ConditionState::new(ConditionStatus::True, Reason::Accepted, "the Secret holds a usable value")
+        }
         SecretOutcome::Refused(problem) => {
             // The floor that it was judged by: two controllers with different ones must not write their own in turn.
             let judged_by = usize::try_from(record.secret_floor).ok().filter(|floor| *floor > 0);
             let limits = SecretLimits { min: judged_by.unwrap_or(seen.limits.min), ..seen.limits };
-            Verdict::new(Truth::False, problem.reason(), problem.message(&object.namespace, &object.secret_ref, limits))
+            ConditionState::new(
+                ConditionStatus::False,
+                problem.reason(),
+                problem.message(&object.namespace, &object.secret_ref, limits),
+            )
         }
     }
 }
@@ -157,15 +173,15 @@ fn may_pass(record: &Record) -> bool {
     matches!(&record.secret, SecretOutcome::Refused(problem) if problem.may_pass())
 }
 
-// === impl Statement ===
+// === impl StatusUpdate ===
 
-impl Statement {
+impl StatusUpdate {
     /// It is not known what the store holds, so whether the consumer can sign in is not known, either.
-    pub(super) fn unknown(ready: Truth, reason: Reason, message: &str) -> Self {
-        let unknown = Verdict::new(Truth::Unknown, reason, message);
+    pub(super) fn unknown(ready: ConditionStatus, reason: Reason, message: &str) -> Self {
+        let unknown = ConditionState::new(ConditionStatus::Unknown, reason, message);
         Self {
             committed: Committed::Unknown,
-            ready: Verdict { status: ready, ..unknown.clone() },
+            ready: ConditionState { status: ready, ..unknown.clone() },
             active: unknown.clone(),
             approved: unknown,
             secret_ready: None,
@@ -176,26 +192,111 @@ impl Statement {
     /// The same, from a controller that does not read the Secret: it says what it has ended, and nothing of the rest.
     #[must_use]
     pub fn without_secret(self) -> Self {
-        let message = "sign-in is ended; the controller that manages this namespace has still to look at the Secret";
-        Self { ready: Verdict::new(Truth::Unknown, Reason::Pending, message), secret_ready: None, stalled: None, ..self }
+        let message = "sign-in is ended; the controller that manages this namespace has still to read the Secret";
+        Self {
+            ready: ConditionState::new(ConditionStatus::Unknown, Reason::Pending, message),
+            secret_ready: None,
+            stalled: None,
+            ..self
+        }
     }
 
     /// There is no record to sign in with. Stalled if only the user can help.
     pub(super) fn nothing(reason: Reason, message: &str, stalled: bool) -> Self {
-        let no = Verdict::new(Truth::False, reason, message);
+        let no = ConditionState::new(ConditionStatus::False, reason, message);
         Self {
             committed: Committed::Nothing,
-            stalled: stalled.then(|| Verdict { status: Truth::True, ..no.clone() }),
+            stalled: stalled.then(|| ConditionState { status: ConditionStatus::True, ..no.clone() }),
             active: no.clone(),
-            ..Self::unknown(Truth::False, reason, message)
+            ..Self::unknown(ConditionStatus::False, reason, message)
         }
     }
 }
 
-// === impl Verdict ===
+// === impl ConditionState ===
 
-impl Verdict {
-    fn new(status: Truth, reason: Reason, message: impl Into<String>) -> Self {
+impl ConditionState {
+    fn new(status: ConditionStatus, reason: Reason, message: impl Into<String>) -> Self {
         Self { status, reason, message: message.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consumer::fixture::{approved, object, revoked, seen};
+    use crate::consumer::{SecretProblem, Stored};
+
+    /// `Ready`, `Active` and `Approved` of a record, and whether it is stalled.
+    fn said(record: &Record) -> (Reason, Reason, Reason, bool) {
+        let object = Object { hold: record.hold.clone(), ..object() };
+        let update = from_record(&seen(object.clone()), &object, record);
+        for (condition, good) in
+            [(&update.ready, Reason::Synced), (&update.active, Reason::Active), (&update.approved, Reason::Approved)]
+        {
+            assert_eq!(condition.status == ConditionStatus::True, condition.reason == good);
+        }
+        (update.ready.reason, update.active.reason, update.approved.reason, update.stalled.is_some())
+    }
+
+    #[test]
+    fn conditions_give_the_first_reason_that_applies() {
+        use Reason::{AwaitingApproval, Disapproved, OnHold, SecretInvalid, SecretNotFound, Synced};
+        let held = Some("leaked".to_owned());
+        let refused = |problem| SecretOutcome::Refused(problem);
+        let usable = || approved().record.secret;
+        let decided = |approved: bool| approved_decision(approved);
+        for (what, hold, secret, decision, unproved_approval, expected) in [
+            ("all is well", None, usable(), decided(true), None, (Synced, Reason::Active, Reason::Approved, false)),
+            ("undecided", None, usable(), None, None, (Synced, AwaitingApproval, AwaitingApproval, false)),
+            ("disapproved", None, usable(), decided(false), None, (Synced, Disapproved, Disapproved, false)),
+            (
+                "the approval does not count",
+                None,
+                usable(),
+                decided(true),
+                Some(3),
+                (Synced, Reason::ApprovalUnproved, Reason::ApprovalUnproved, false),
+            ),
+            (
+                "no Secret yet",
+                None,
+                refused(SecretProblem::NotFound),
+                decided(true),
+                None,
+                (SecretNotFound, SecretNotFound, Reason::Approved, false),
+            ),
+            (
+                "an unusable Secret, and undecided",
+                None,
+                refused(SecretProblem::NotUtf8),
+                None,
+                None,
+                (SecretInvalid, SecretInvalid, AwaitingApproval, true),
+            ),
+            (
+                "held, with an unusable Secret",
+                held.clone(),
+                refused(SecretProblem::NotUtf8),
+                decided(true),
+                None,
+                (SecretInvalid, OnHold, Reason::Approved, true),
+            ),
+            ("held", held, usable(), decided(true), None, (Synced, OnHold, Reason::Approved, false)),
+        ] {
+            let record = Record { hold, secret, decision, unproved_approval, ..approved().record };
+            assert_eq!(said(&record), expected, "{what}");
+        }
+    }
+
+    fn approved_decision(approved: bool) -> Option<Decision> {
+        let Stored { record, .. } = crate::consumer::fixture::approved();
+        record.decision.map(|decision| Decision { approved, ..decision })
+    }
+
+    #[test]
+    fn a_revocation_comes_before_all_else() {
+        let record = Record { hold: Some("leaked".into()), ..revoked(false).record };
+        assert_eq!(said(&record), (Reason::Revoked, Reason::Revoked, Reason::Revoked, true));
     }
 }

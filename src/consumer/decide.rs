@@ -1,150 +1,112 @@
 //! What is to be done for a consumer. Pure and total: the controller acts on it, the sweep asks it.
 
-use super::{
-    ConsumerKey, Decision, Object, Observed, Record, Revocation, SecretLimits, SecretOutcome, SecretProblem, SecretSeen,
-    SecretSource, State,
-};
+use super::draft::{Draft, Unhashed};
+use super::{Object, Observed, Record};
 
 /// What is to be done, in this order; the first failure stops the rest.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Plan {
     /// At most two effects.
     pub effects: Vec<Effect>,
 }
 
-/// One write.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One write, with all that it needs.
+#[derive(Clone, Debug)]
 pub enum Effect {
     /// Put our finalizer on the object, so that it cannot go before its record.
     AddFinalizer,
-    /// Make the record what the object says.
-    WriteRecord(Box<Draft>),
-    /// Turn the record into a tombstone, or leave one where there never was a record.
-    RemoveRecord,
+    /// Commit this record; a tombstone, if it is removed.
+    WriteRecord(Box<Record>),
+    /// Hash the value, and commit the record with the hash.
+    HashAndWriteRecord(Box<Unhashed>),
     /// Let the object go.
     RemoveFinalizer,
 }
 
-/// A record to be, but for what only the moment of writing can tell: the time and the hash.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Draft {
-    /// See [`Record::consumer_key`].
-    pub consumer_key: ConsumerKey,
-    /// See [`Record::state`].
-    pub state: State,
-    /// See [`Record::decision`].
-    pub decision: Option<DecisionDraft>,
-    /// See [`Record::unproved_approval`].
-    pub unproved_approval: Option<i64>,
-    /// See [`Record::revocation`].
-    pub revocation: Option<Revocation>,
-    /// See [`Record::secret`].
-    pub secret: SecretDraft,
+/// What has to be known before a plan can be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Missing {
+    /// Whether the API server enforces who may approve.
+    #[error("it is not known whether the API server enforces who may approve")]
+    Policy,
+    /// The value of the Secret.
+    #[error("the Secret was not read")]
+    Secret,
 }
 
-/// The decision to record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DecisionDraft {
-    /// The one already recorded.
-    Keep(Decision),
-    /// A new one, to be dated when it is committed.
-    New {
-        /// `spec.approved`.
-        approved: bool,
-        /// See [`Decision::by`].
-        by: Option<String>,
-    },
-}
-
-/// The hash to record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SecretDraft {
-    /// What is recorded still holds, for this version of the Secret.
-    Keep(Option<SecretSource>),
-    /// No usable secret.
-    Refuse(SecretProblem, Option<SecretSource>),
-    /// The Secret's value; its hash is kept if it fits, and computed otherwise.
-    Accept(SecretSource),
-    /// Not known before the Secret is read.
+/// Whether the API server enforces who may approve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PolicyEnforced {
+    /// Not asked yet.
     Unknown,
+    /// It does, or approvals count without it.
+    Enforced,
+    /// It does not: an approval that is new does not count.
+    Absent,
 }
 
 /// Decides what is to be done.
+///
+/// # Errors
+/// What has to be asked first. A snapshot of the caches knows neither a Secret's value nor whether the policy is enforced; for most
+/// objects neither is needed.
+pub fn decide(seen: &Observed) -> Result<Plan, Missing> {
+    let object = match ending(seen) {
+        Ok(plan) => return Ok(plan),
+        Err(object) => object,
+    };
+    let enforced = Draft::new(seen, object, true);
+    let draft = match seen.policy {
+        PolicyEnforced::Enforced => enforced,
+        PolicyEnforced::Absent => Draft::new(seen, object, false),
+        // The policy is asked about only where the answer makes a difference that is not recorded yet.
+        PolicyEnforced::Unknown => {
+            let makes_no_difference = Draft::new(seen, object, false).decides_like(&enforced) || enforced.is_recorded(seen);
+            if makes_no_difference { enforced } else { return Err(Missing::Policy) }
+        }
+    };
+    let finalizer = (!object.has_finalizer).then_some(Effect::AddFinalizer);
+    Ok(Plan::new([finalizer, draft.write(seen)?]))
+}
+
+/// The part of the plan that ends a sign-in, and needs neither a hash nor the Secret; none if there is none.
 #[must_use]
-pub fn decide(seen: &Observed) -> Plan {
-    let Some(object) = &seen.object else {
-        return Plan::new(seen.live().map(|_| Effect::RemoveRecord));
+pub fn deny(seen: &Observed) -> Option<Plan> {
+    let plan = match ending(seen) {
+        Ok(plan) => plan,
+        Err(object) => Plan::new([Draft::new(seen, object, seen.policy != PolicyEnforced::Absent).denial(seen)]),
     };
-    if object.deleting {
-        let buried = seen.record.as_ref().is_some_and(|stored| stored.record.is_removed());
-        // With our finalizer on it, a tombstone is left even where there never was a record: a slow peer may be about
-        // to insert one.
-        let remove = seen.live().is_some() || (object.has_finalizer && !buried);
-        return Plan::new([remove.then_some(Effect::RemoveRecord), object.has_finalizer.then_some(Effect::RemoveFinalizer)]);
-    }
-    if seen.has_foreign_key(object) {
-        return Plan::new(seen.live().map(|_| Effect::RemoveRecord));
-    }
-    let draft = Draft::new(seen, object, seen.approvals_count);
-    Plan::new([
-        (!object.has_finalizer).then_some(Effect::AddFinalizer),
-        (!draft.is_recorded(seen, object)).then(|| Effect::WriteRecord(Box::new(draft))),
-    ])
+    (!plan.effects.is_empty()).then_some(plan)
 }
 
-/// Whether the spec says something that counts only when the API server asks who may say it: an approval that is not recorded
-/// yet, or a change of what is approved.
-#[must_use]
-pub fn needs_proof(seen: &Observed) -> bool {
-    let Some(object) = seen.object.as_ref().filter(|object| !object.deleting && !seen.has_foreign_key(object)) else {
-        return false;
+/// What is to be done where no record is to stay. Else the object that wants one.
+fn ending(seen: &Observed) -> Result<Plan, &Object> {
+    let (removes, releases) = match &seen.object {
+        None => (seen.live().is_some(), false),
+        Some(object) if object.deleting => {
+            let is_removed = seen.record.as_ref().is_some_and(|stored| stored.record.is_removed());
+            // With our finalizer on the object, a tombstone is left even where there never was a record: a slow peer may be about to
+            // insert one.
+            (seen.live().is_some() || (object.has_finalizer && !is_removed), object.has_finalizer)
+        }
+        Some(object) if seen.has_foreign_key(object) => (seen.live().is_some(), false),
+        Some(object) => return Err(object),
     };
-    let outcome = |approvals_count| {
-        let draft = Draft::new(seen, object, approvals_count);
-        (draft.state, draft.unproved_approval.is_some())
-    };
-    outcome(true) != outcome(false)
-}
-
-/// What is recorded, but for edited rows, in which decision and hash prove nothing.
-fn trusted(seen: &Observed) -> Option<&Record> {
-    seen.live().filter(|stored| stored.intact).map(|stored| &stored.record)
-}
-
-/// Whether the spec was found approved before, as it is now.
-fn is_known_to_be_open(trusted: Option<&Record>, object: &Object) -> bool {
-    trusted.is_some_and(|record| record.state == State::Approved && record.generation == object.generation)
+    let tombstone = if removes { seen.tombstone() } else { None };
+    Ok(Plan::new([tombstone.map(Effect::write), releases.then_some(Effect::RemoveFinalizer)]))
 }
 
 // === impl Plan ===
 
 impl Plan {
-    fn new(effects: impl IntoIterator<Item = impl Into<Option<Effect>>>) -> Self {
-        Self { effects: effects.into_iter().filter_map(Into::into).collect() }
+    fn new(effects: impl IntoIterator<Item = Option<Effect>>) -> Self {
+        Self { effects: effects.into_iter().flatten().collect() }
     }
 
-    /// Whether the record is to be written, which needs a look first.
+    /// Whether the record is written, which takes a refreshed snapshot.
     #[must_use]
     pub fn writes_record(&self) -> bool {
-        self.effects.iter().any(|effect| matches!(effect, Effect::WriteRecord(_) | Effect::RemoveRecord))
-    }
-
-    /// The part of this plan that ends sign-in and needs neither a hash nor anything else before it; none if it is not about that.
-    #[must_use]
-    pub fn closing(&self, seen: &Observed) -> Option<Self> {
-        let mut plan = self.clone();
-        plan.effects.retain(|effect| *effect != Effect::AddFinalizer);
-        for effect in &mut plan.effects {
-            if let Effect::WriteRecord(draft) = effect {
-                if draft.state == State::Approved && !matches!(draft.secret, SecretDraft::Refuse(..)) {
-                    return None;
-                }
-                if matches!(draft.secret, SecretDraft::Accept(_) | SecretDraft::Unknown) {
-                    draft.secret = SecretDraft::Keep(seen.live().and_then(|stored| stored.record.secret_source.clone()));
-                }
-            }
-        }
-        plan.writes_record().then_some(plan)
+        self.effects.iter().any(|effect| matches!(effect, Effect::WriteRecord(_) | Effect::HashAndWriteRecord(_)))
     }
 
     /// Whether there is nothing to write.
@@ -154,121 +116,114 @@ impl Plan {
     }
 }
 
-// === impl Draft ===
+// === impl Effect ===
 
-impl Draft {
-    fn new(seen: &Observed, object: &Object, approvals_count: bool) -> Self {
-        let trusted = trusted(seen);
-        let decision = decision(trusted, object);
-        let is_new = matches!(decision, Some(DecisionDraft::New { .. }));
-        let unproved_approval = unproved_approval(trusted, object, is_new, approvals_count);
-        let revocation = revocation(seen, trusted, object, unproved_approval.is_none());
-        let state = match (&revocation, &object.hold, object.approved) {
-            (Some(_), _, _) => State::Revoked,
-            (None, Some(_), _) => State::OnHold,
-            (None, None, _) if unproved_approval.is_some() => State::AwaitingApproval,
-            (None, None, Some(true)) => State::Approved,
-            (None, None, Some(false)) => State::Disapproved,
-            (None, None, None) => State::AwaitingApproval,
+impl Effect {
+    pub(super) fn write(record: Record) -> Self {
+        Self::WriteRecord(Box::new(record))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consumer::fixture::{approved, object, recorded, seen, source};
+    use crate::consumer::{Phc, Published, SecretOutcome, SecretProblem, SecretSeen, Stored};
+
+    /// A plan in words.
+    fn told(plan: &Plan) -> String {
+        let words = plan.effects.iter().map(|effect| match effect {
+            Effect::AddFinalizer => "+finalizer",
+            Effect::RemoveFinalizer => "-finalizer",
+            Effect::WriteRecord(record) if record.is_removed() => "tombstone",
+            Effect::WriteRecord(_) => "write",
+            Effect::HashAndWriteRecord(_) => "hash",
+        });
+        words.collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn what_is_seen_makes_the_plan() {
+        let tombstone = || Stored { record: approved().record.removed(), ..approved() };
+        let edited = || Stored { intact: false, ..approved() };
+        let going = |has_finalizer| Some(Object { deleting: true, has_finalizer, ..object() });
+        let with = |change: fn(&mut Object)| {
+            let mut object = object();
+            change(&mut object);
+            Some(object)
         };
-        let (consumer_key, secret) = (seen.key_of(object), secret(seen, trusted));
-        Self { consumer_key, state, decision, unproved_approval, revocation, secret }
-    }
-
-    /// Whether the store already holds exactly this.
-    fn is_recorded(&self, seen: &Observed, object: &Object) -> bool {
-        let Some(stored) = seen.live().filter(|stored| stored.intact) else { return false };
-        let record = &stored.record;
-        let same_decision = match &self.decision {
-            None => record.decision.is_none(),
-            Some(DecisionDraft::Keep(_)) => true,
-            Some(DecisionDraft::New { .. }) => false,
-        };
-        let same_secret = match &self.secret {
-            SecretDraft::Keep(source) => *source == record.secret_source,
-            SecretDraft::Refuse(problem, source) => {
-                let same_floor = *problem != SecretProblem::TooShort || record.secret_floor <= seen.limits.floor();
-                record.secret == SecretOutcome::Refused(*problem) && *source == record.secret_source && same_floor
-            }
-            SecretDraft::Accept(_) | SecretDraft::Unknown => false,
-        };
-        same_decision
-            && same_secret
-            && record.consumer_key == self.consumer_key
-            && record.installation == seen.installation
-            && record.namespace == object.namespace
-            && record.object == object.name
-            && record.name == object.consumer_name
-            && record.generation == object.generation
-            && record.state == self.state
-            && record.unproved_approval == self.unproved_approval
-            && record.hold == object.hold
-            && record.revocation == self.revocation
-    }
-}
-
-/// The decision in the spec: the recorded one while it is the same.
-fn decision(trusted: Option<&Record>, object: &Object) -> Option<DecisionDraft> {
-    // Another stamp in a later generation: decided to and fro between two looks.
-    let is_same = |decision: &Decision| {
-        let stamped = object.decided_by.is_some() && object.decided_by != decision.by;
-        Some(decision.approved) == object.approved
-            && !(stamped && trusted.is_some_and(|record| object.generation > record.generation))
-    };
-    let recorded = trusted.and_then(|record| record.decision.clone()).filter(is_same);
-    object.approved.map(|approved| match recorded {
-        Some(decision) => DecisionDraft::Keep(decision),
-        None => DecisionDraft::New { approved, by: object.decided_by.clone() },
-    })
-}
-
-/// The generation of the approval in the spec, if that does not count. It does not count later, either, until it is made anew:
-/// record and status both remember it, because either of them may be lost or put back.
-fn unproved_approval(trusted: Option<&Record>, object: &Object, is_new: bool, approvals_count: bool) -> Option<i64> {
-    if object.approved != Some(true) {
-        return None;
-    }
-    let recorded = trusted.and_then(|record| record.unproved_approval);
-    // The status may be behind the record: a record of a later generation, which the object has reached, has seen it made anew. One of
-    // the same generation may have been put back from a backup.
-    let is_past =
-        |generation: i64| trusted.is_some_and(|record| record.generation > generation && record.generation <= object.generation);
-    let published = object.unproved_approval.filter(|generation| *generation <= object.generation && !is_past(*generation));
-    let opens = is_new || (object.hold.is_none() && !is_known_to_be_open(trusted, object));
-    recorded.or(published).or_else(|| (opens && !approvals_count).then_some(object.generation))
-}
-
-/// The revocation in force. It ends with an approval that counts, if a disapproval was recorded after it: then the approval is
-/// newer than both. An edited row, a tombstone or a closed record proves no disapproval.
-fn revocation(seen: &Observed, trusted: Option<&Record>, object: &Object, approval_counts: bool) -> Option<Revocation> {
-    let revocation = seen.record.as_ref()?.record.revocation.clone()?;
-    let was_disapproved = revocation.disapproved && trusted.is_some_and(|record| record.state == State::Revoked);
-    match object.approved {
-        Some(true) if was_disapproved && approval_counts => None,
-        Some(false) => Some(Revocation { disapproved: true, ..revocation }),
-        Some(true) | None => Some(Revocation { disapproved: was_disapproved, ..revocation }),
-    }
-}
-
-fn secret(seen: &Observed, trusted: Option<&Record>) -> SecretDraft {
-    let recorded = |source: &SecretSource| trusted.is_some_and(|record| record.secret_source.as_ref() == Some(source));
-    match &seen.secret {
-        SecretSeen::Unknown => trusted.map_or(SecretDraft::Unknown, |record| SecretDraft::Keep(record.secret_source.clone())),
-        SecretSeen::Missing => SecretDraft::Refuse(SecretProblem::NotFound, None),
-        SecretSeen::Read(source, Err(problem)) => SecretDraft::Refuse(*problem, Some(source.clone())),
-        // The floor is a setting: what was too short under a higher one may do now, so it is read again.
-        SecretSeen::Unread(source) if recorded(source) && !trusted.is_some_and(|r| was_too_short(r, seen.limits)) => {
-            SecretDraft::Keep(Some(source.clone()))
+        let unread = || SecretSeen::Unread(source("1"));
+        let read = || seen(object()).secret;
+        for (what, object, record, secret, plan, denial) in [
+            ("gone, and never recorded", None, None, read(), "", ""),
+            ("gone", None, Some(approved()), read(), "tombstone", "tombstone"),
+            ("gone, and its record, too", None, Some(tombstone()), read(), "", ""),
+            ("going", going(true), Some(approved()), read(), "tombstone -finalizer", "tombstone -finalizer"),
+            ("going, and never recorded", going(true), None, read(), "tombstone -finalizer", "tombstone -finalizer"),
+            ("going, and its record is gone", going(true), Some(tombstone()), read(), "-finalizer", "-finalizer"),
+            ("going, without our finalizer", going(false), Some(approved()), read(), "tombstone", "tombstone"),
+            (
+                "another's key",
+                with(|object| object.published = Published { key: Some("another-key".into()), ..Published::default() }),
+                Some(approved()),
+                read(),
+                "tombstone",
+                "tombstone",
+            ),
+            ("new", with(|object| object.has_finalizer = false), None, read(), "+finalizer hash", ""),
+            (
+                "new, without a Secret",
+                with(|object| object.has_finalizer = false),
+                None,
+                SecretSeen::Missing,
+                "+finalizer write",
+                "write",
+            ),
+            ("as recorded", with(|_| ()), Some(approved()), unread(), "", ""),
+            ("renamed", with(|object| object.consumer_name = "Blues".into()), Some(approved()), unread(), "write", ""),
+            ("disapproved", with(|object| object.approved = Some(false)), Some(approved()), unread(), "write", "write"),
+            ("withdrawn", with(|object| object.approved = None), Some(approved()), SecretSeen::Unknown, "write", "write"),
+            ("held", with(|object| object.hold = Some("leaked".into())), Some(approved()), unread(), "write", "write"),
+            ("its Secret is gone", with(|_| ()), Some(approved()), SecretSeen::Missing, "write", "write"),
+            ("rotated", with(|_| ()), Some(approved()), SecretSeen::Unread(source("2")), "? the Secret was not read", ""),
+            ("edited", with(|_| ()), Some(edited()), read(), "hash", ""),
+            ("removed, and there again", with(|_| ()), Some(tombstone()), read(), "hash", ""),
+        ] {
+            let seen = Observed { object, record, secret, ..seen(crate::consumer::fixture::object()) };
+            let decided = decide(&seen).map_or_else(|missing| format!("? {missing}"), |plan| told(&plan));
+            assert_eq!(decided, plan, "{what}");
+            assert_eq!(deny(&seen).as_ref().map(told).unwrap_or_default(), denial, "{what}");
         }
-        SecretSeen::Read(source, Ok(_))
-            if seen.hash_is_known || (recorded(source) && trusted.is_some_and(|r| r.phc().is_some())) =>
-        {
-            SecretDraft::Keep(Some(source.clone()))
-        }
-        SecretSeen::Unread(source) | SecretSeen::Read(source, Ok(_)) => SecretDraft::Accept(source.clone()),
     }
-}
 
-fn was_too_short(record: &Record, limits: SecretLimits) -> bool {
-    record.secret == SecretOutcome::Refused(SecretProblem::TooShort) && limits.floor() < record.secret_floor
+    #[test]
+    fn the_policy_is_asked_about_where_it_makes_a_difference() {
+        let held = Object { hold: Some("leaked".into()), ..object() };
+        let undecided = Object { approved: None, ..object() };
+        let renamed = Object { generation: 4, consumer_name: "Blues".into(), ..object() };
+        for (what, object, record, is_asked) in [
+            ("a new approval", object(), None, true),
+            ("one that is open in this generation", object(), Some(approved()), false),
+            ("what is approved was changed", renamed, Some(approved()), true),
+            ("a hold", held, Some(approved()), false),
+            ("nothing is approved", undecided, None, false),
+        ] {
+            let seen = Observed { record, policy: PolicyEnforced::Unknown, ..seen(object) };
+            assert_eq!(decide(&seen).err() == Some(Missing::Policy), is_asked, "{what}");
+        }
+        let unproved = recorded(&Observed { policy: PolicyEnforced::Absent, ..seen(object()) });
+        let seen = Observed { record: Some(unproved), policy: PolicyEnforced::Unknown, ..seen(object()) };
+        assert!(decide(&seen).is_ok_and(|plan| plan.is_empty()), "an approval that does not count is asked about once");
+    }
+
+    #[test]
+    fn a_denial_carries_no_hash_of_an_edited_row_on() {
+        let mut edited = Stored { intact: false, ..approved() };
+        edited.record.secret = SecretOutcome::Accepted(Phc::stored("another's hash".into()));
+        let disapproved = Object { approved: Some(false), ..object() };
+        let seen = Observed { record: Some(edited), secret: SecretSeen::Unknown, ..seen(disapproved) };
+        let Some(Plan { effects }) = deny(&seen) else { panic!("it is to be closed") };
+        let [Effect::WriteRecord(record)] = &effects[..] else { panic!("{effects:?}") };
+        assert_eq!((&record.secret, &record.secret_source), (&SecretOutcome::Refused(SecretProblem::NotFound), &None));
+    }
 }

@@ -3,11 +3,17 @@
 //! Everything here is pure: no I/O, no clock, no Kubernetes client, no SQL. The same functions drive the
 //! controller, the sweep and the tests.
 //!
-//! [`decide()`] says what is to be done, [`conclude()`] says what may be claimed afterwards.
+//! [`decide()`] says what is to be done, and [`conclude()`] what the status may say afterwards. [`deny()`] is the part of `decide`
+//! that ends a sign-in.
 
+mod amend;
 mod conclude;
 mod conditions;
 mod decide;
+mod draft;
+mod failure;
+#[cfg(test)]
+mod fixture;
 mod key;
 mod observed;
 mod phc;
@@ -15,11 +21,13 @@ mod reason;
 mod record;
 mod secret;
 
-pub use conclude::{Again, Conclusion, Failure, Notice, Outcome, conclude};
-pub use conditions::{Committed, Statement, Truth, Verdict};
-pub use decide::{DecisionDraft, Draft, Effect, Plan, SecretDraft, decide, needs_proof};
+pub use conclude::{Conclusion, EventDraft, Outcome, conclude};
+pub use conditions::{Committed, ConditionState, ConditionStatus, StatusUpdate};
+pub use decide::{Effect, Missing, Plan, PolicyEnforced, decide, deny};
+pub use draft::Unhashed;
+pub use failure::{Failure, Handling, Requeue};
 pub use key::{ConsumerKey, InvalidKey};
-pub use observed::{Object, Observed, SecretRef, SecretSeen};
+pub use observed::{Object, Observed, Published, SecretRef, SecretSeen};
 pub use phc::{HashCost, HashMemory, Phc, PhcError};
 pub use reason::{EventReason, Reason};
 pub use record::{Decision, Owner, Record, Revocation, SecretOutcome, SecretSource, State, Stored};

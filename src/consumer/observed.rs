@@ -1,6 +1,8 @@
 //! What was seen before a decision, in the words of the domain.
 
-use super::{ConsumerKey, Owner, SecretLimits, SecretProblem, SecretSource, SecretValue, Stored};
+use jiff::Timestamp;
+
+use super::{ConsumerKey, Owner, PolicyEnforced, Record, SecretLimits, SecretProblem, SecretSource, SecretValue, State, Stored};
 
 /// Everything a decision rests on. Two controllers that observe the same decide the same.
 #[derive(Clone)]
@@ -15,16 +17,17 @@ pub struct Observed {
     pub object: Option<Object>,
     /// Its Secret.
     pub secret: SecretSeen,
-    /// Its record. Read *before* object and Secret were looked at.
+    /// Its record. Read *before* object and Secret.
     pub record: Option<Stored>,
-    /// Whether a new approval counts: false when the API server was found not to ask whether people may approve.
-    pub approvals_count: bool,
+    /// Whether the API server enforces who may approve.
+    pub policy: PolicyEnforced,
+    /// When this was seen, by the wall clock. A new decision is dated with it.
+    pub now: Timestamp,
     /// Whether this process knows the record's hash to be the hash of the Secret's value, so that none has to be computed.
     pub hash_is_known: bool,
 }
 
 /// An `OAuthConsumer`, reduced to what decisions rest on.
-#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
     /// `metadata.namespace`.
@@ -51,11 +54,18 @@ pub struct Object {
     pub hold: Option<String>,
     /// `spec.consumerKey`: a key brought along.
     pub adopted_key: Option<ConsumerKey>,
-    /// `status.consumerKey`: the key that was published.
-    pub published_key: Option<String>,
-    /// Whether `status.state` says that it is revoked.
-    pub says_revoked: bool,
-    /// `status.unprovedApproval`: the generation of an approval that does not count.
+    /// What its status says.
+    pub published: Published,
+}
+
+/// The status of an object, as far as decisions read it back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Published {
+    /// `status.consumerKey`.
+    pub key: Option<String>,
+    /// `status.state`.
+    pub state: Option<State>,
+    /// `status.unprovedApproval.generation`.
     pub unproved_approval: Option<i64>,
 }
 
@@ -71,7 +81,7 @@ pub struct SecretRef {
 /// What is known of the Secret.
 #[derive(Clone)]
 pub enum SecretSeen {
-    /// It could not be looked for, or was not: as good as no news. A list that was refused or is late is no list of nothing.
+    /// Nothing is known of it. A list that was refused or is late does not say that a Secret is absent.
     Unknown,
     /// There is none.
     Missing,
@@ -84,10 +94,10 @@ pub enum SecretSeen {
 // === impl Object ===
 
 impl Object {
-    /// Whether the object itself says that nobody is to sign in.
+    /// Whether the object asks for sign-in to be possible.
     #[must_use]
-    pub fn is_shut(&self) -> bool {
-        self.approved != Some(true) || self.hold.is_some() || self.deleting
+    pub fn allows_signin(&self) -> bool {
+        self.approved == Some(true) && self.hold.is_none() && !self.deleting
     }
 }
 
@@ -100,6 +110,31 @@ impl Observed {
         self.record.as_ref().filter(|stored| !stored.record.is_removed())
     }
 
+    /// The record, if decision and hash in it prove something: it is no tombstone, and no edited row.
+    #[must_use]
+    pub fn trusted(&self) -> Option<&Record> {
+        self.live().filter(|stored| stored.intact).map(|stored| &stored.record)
+    }
+
+    /// Whether a write of the record puts right what was edited or lost.
+    #[must_use]
+    pub fn is_repair(&self) -> bool {
+        let was_published = || self.object.as_ref().is_some_and(|object| object.published.key.is_some());
+        self.live().map_or_else(was_published, |stored| !stored.intact)
+    }
+
+    /// The tombstone to leave: of the record, or of an object that never had one.
+    #[must_use]
+    pub fn tombstone(&self) -> Option<Record> {
+        let record = match (&self.record, &self.object) {
+            (Some(stored), _) if stored.intact => stored.record.clone(),
+            (Some(stored), _) => Record { consumer_key: self.owner.unclaimed_key(), ..stored.record.clone() },
+            (None, Some(object)) => Record { consumer_key: self.owner.unclaimed_key(), ..Record::of(self, object) },
+            (None, None) => return None,
+        };
+        Some(record.removed())
+    }
+
     /// The key that belongs to the object: its own, or the one it brought along.
     #[must_use]
     pub fn key_of(&self, object: &Object) -> ConsumerKey {
@@ -110,14 +145,14 @@ impl Observed {
     /// Whether the object's status carries a key that is not its own: forged, or restored from a backup of another object.
     #[must_use]
     pub fn has_foreign_key(&self, object: &Object) -> bool {
-        object.published_key.as_deref().is_some_and(|published| published != self.key_of(object).as_str())
+        object.published.key.as_deref().is_some_and(|published| published != self.key_of(object).as_str())
     }
 
-    /// Whether a look shows an older version than the record rests on. Versions only grow, so the cluster's etcd was
+    /// Whether an older version was seen than the record rests on. Versions only grow, so the cluster's etcd was
     /// restored from a backup, and versions prove nothing any more. Not asked again once the recorded version is forgotten.
     #[must_use]
     pub fn shows_restored_cluster(&self) -> bool {
-        let Some(record) = self.live().filter(|stored| stored.intact).map(|stored| &stored.record) else { return false };
+        let Some(record) = self.trusted() else { return false };
         let Some(then) = record.secret_source.as_ref().filter(|then| !then.resource_version.is_empty()) else { return false };
         let rewound_object = self.object.as_ref().is_some_and(|object| object.generation < record.generation);
         let rewound_secret = match &self.secret {

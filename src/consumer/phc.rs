@@ -35,7 +35,7 @@ pub struct HashMemory(Vec<Block>);
 #[error("failed to compute argon2id: {0}")]
 pub struct PhcError(String);
 
-/// The most that verifying a stored PHC string may cost: whoever can write to the store must not be able to make a
+/// The most that verifying a stored PHC string may cost: a process that can write to the store must not be able to make a
 /// sign-in allocate gigabytes.
 const CEILING: HashCost = HashCost { memory: 64 * 1024, passes: 10, lanes: 4 };
 

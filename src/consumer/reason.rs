@@ -21,11 +21,11 @@ pub enum Reason {
     Active,
     /// The approval is in force.
     Approved,
-    /// Nobody has decided yet.
+    /// No decision was made yet.
     AwaitingApproval,
     /// Approved while the API server did not ask who may approve.
     ApprovalUnproved,
-    /// Somebody decided against it.
+    /// The decision was against it.
     Disapproved,
     /// `spec.hold` is set.
     OnHold,

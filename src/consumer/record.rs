@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{ConsumerKey, Phc, SecretProblem};
+use super::{ConsumerKey, Object, Observed, Phc, SecretProblem};
 
 /// Which object a record belongs to: a cluster and a UID in it. There is at most one record for an owner.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -19,11 +19,11 @@ pub struct Owner {
     Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, strum::Display, strum::EnumString, strum::IntoStaticStr,
 )]
 pub enum State {
-    /// Nobody has decided yet.
+    /// No decision was made yet.
     AwaitingApproval,
     /// May sign in, given a usable secret.
     Approved,
-    /// Somebody decided against it.
+    /// The decision was against it.
     Disapproved,
     /// `spec.hold` is set.
     OnHold,
@@ -40,7 +40,7 @@ pub enum State {
 pub struct Decision {
     /// `spec.approved` as decided.
     pub approved: bool,
-    /// Who decided, if the API server vouched for it.
+    /// Who decided, as the API server stamped it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
     /// When the decision was committed to the store.
@@ -101,7 +101,7 @@ pub struct Record {
     pub generation: i64,
     /// Whether it may sign in.
     pub state: State,
-    /// The decision, once somebody has decided.
+    /// The decision, once there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
     /// The generation in which an approval was first seen that does not count: the API server did not check who gave it. It stays
@@ -131,13 +131,34 @@ pub struct Stored {
     /// Grows with each write of this record, and is never one that an earlier record of the owner had. A write names the version it
     /// replaces.
     pub version: i64,
-    /// Whether the row's checksum fits: false when somebody edited it behind our back.
+    /// Whether the row's checksum fits. It does not after an edit by hand.
     pub intact: bool,
 }
 
 // === impl Record ===
 
 impl Record {
+    /// A record of this object with nothing decided and no secret.
+    pub(super) fn of(seen: &Observed, object: &Object) -> Self {
+        Self {
+            consumer_key: seen.key_of(object),
+            owner: seen.owner.clone(),
+            installation: seen.installation.clone(),
+            namespace: object.namespace.clone(),
+            object: object.name.clone(),
+            name: object.consumer_name.clone(),
+            generation: object.generation,
+            state: State::AwaitingApproval,
+            decision: None,
+            unproved_approval: None,
+            hold: None,
+            revocation: None,
+            secret_source: None,
+            secret: SecretOutcome::Refused(SecretProblem::NotFound),
+            secret_floor: 0,
+        }
+    }
+
     /// Whether the record is a tombstone.
     #[must_use]
     pub fn is_removed(&self) -> bool {
@@ -167,8 +188,12 @@ impl Record {
         self.is_removed() && (self.revocation.is_some() || !is_own.contains(&self.consumer_key))
     }
 
-    fn without_secret(self) -> Self {
-        Self { secret_source: None, secret: SecretOutcome::Refused(SecretProblem::NotFound), secret_floor: 0, ..self }
+    pub(super) fn with_secret(self, source: Option<SecretSource>, outcome: SecretOutcome, floor: i64) -> Self {
+        Self { secret_source: source, secret: outcome, secret_floor: floor, ..self }
+    }
+
+    pub(super) fn without_secret(self) -> Self {
+        self.with_secret(None, SecretOutcome::Refused(SecretProblem::NotFound), 0)
     }
 }
 
@@ -186,25 +211,9 @@ impl Owner {
 // === impl Stored ===
 
 impl Stored {
-    /// The record, closed until a controller has looked at its object. What an edited row says is not carried on under a new
-    /// checksum, and a revocation in it begins anew.
-    #[must_use]
-    pub fn out_of_scope(self) -> Record {
-        let revocation = self.record.revocation.map(|revocation| Revocation { disapproved: false, ..revocation });
-        let record = Record { state: State::OutOfScope, revocation, ..self.record };
-        if self.intact { record } else { Record { decision: None, ..record }.without_secret() }
-    }
-
-    /// The record, revoked. Whatever it said before is no decision after this.
-    #[must_use]
-    pub fn revoked(self, reason: &str, at: Timestamp) -> Record {
-        let revocation = Revocation { at, reason: reason.to_owned(), disapproved: false };
-        Record { state: State::Revoked, revocation: Some(revocation), ..self.out_of_scope() }
-    }
-
     /// Whether a consumer with the right secret may sign in.
     #[must_use]
-    pub fn admits(&self) -> bool {
+    pub fn allows_signin(&self) -> bool {
         self.intact && self.record.state == State::Approved && self.record.phc().is_some()
     }
 }

@@ -100,7 +100,7 @@ impl SecretValue {
         Self(bytes.into())
     }
 
-    /// A secret that nobody knows.
+    /// A secret at random.
     #[must_use]
     pub fn random() -> Self {
         Self(rand::random::<[u8; 32]>().to_vec().into())
@@ -128,7 +128,7 @@ impl SecretProblem {
         }
     }
 
-    /// Whether the Secret may still be on its way: then nobody has made a mistake yet, and `Stalled` stays away.
+    /// Whether the Secret may still be on its way. Then it is no mistake yet, and `Stalled` stays away.
     #[must_use]
     pub fn may_pass(self) -> bool {
         matches!(self, Self::NotFound | Self::KeyMissing)

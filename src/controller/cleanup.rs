@@ -3,24 +3,24 @@
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use kube::api::ListParams;
-use kube::{Api, Client, ResourceExt};
+use kube::{Client, ResourceExt};
 use tracing::debug;
 
-use super::failure::api;
+use super::failure::{api, has_code};
+use super::patch;
 use super::scope::within;
-use super::{PAGE, patch};
+use super::scopes::list_pages;
 use crate::api::{FINALIZER, OAuthConsumer};
 use crate::consumer::Failure;
 
-/// For how long nobody may have put a finalizer back: a controller that was just told to stop may be at it.
+/// The end is when no finalizer was put back for this long: a controller that was just told to stop may do that.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// The pause between two looks.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The pause between two lists.
+const ROUND_PAUSE: Duration = Duration::from_secs(1);
 
 /// Objects that are let go at a time.
-const AT_ONCE: usize = 16;
+const CONCURRENT_RELEASES: usize = 16;
 
 /// The consumers in these namespaces, none meaning all, as `namespace/name`.
 ///
@@ -32,11 +32,11 @@ pub async fn consumers(client: &Client, namespaces: &[String]) -> Result<Vec<Str
 }
 
 /// Takes the finalizer off all consumers in these namespaces, none meaning all, until none has been put back for a while. Their
-/// records stay in the store as they are. Answers how many were let go.
+/// records stay in the store as they are. Says after each round how many were let go so far, and answers how many in the end.
 ///
 /// # Errors
 /// When the API server does not answer or refuses.
-pub async fn release(client: &Client, namespaces: &[String]) -> Result<usize, Failure> {
+pub async fn release(client: &Client, namespaces: &[String], progress: impl Fn(usize)) -> Result<usize, Failure> {
     let (mut released, mut last) = (0, Instant::now());
     while last.elapsed() < QUIET {
         let held =
@@ -44,21 +44,21 @@ pub async fn release(client: &Client, namespaces: &[String]) -> Result<usize, Fa
         let attempts = stream::iter(held.map(|object| async move {
             match patch::finalizer(client, &object, false).await {
                 Ok(_) => Ok(1),
-                // The next look tells what has become of it.
-                Err(Failure::Overtaken(cause)) => {
-                    debug!(cause, "overtaken");
+                // The next list tells what has become of it.
+                Err(Failure::Conflict(cause)) => {
+                    debug!(cause, "conflict");
                     Ok(0)
                 }
                 Err(failure) => Err(failure),
             }
         }));
-        let done: Vec<usize> = attempts.buffer_unordered(AT_ONCE).try_collect().await?;
+        let done: Vec<usize> = attempts.buffer_unordered(CONCURRENT_RELEASES).try_collect().await?;
         if !done.is_empty() {
             released += done.iter().sum::<usize>();
             last = Instant::now();
-            println!("{released} consumers let go");
+            progress(released);
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(ROUND_PAUSE).await;
     }
     Ok(released)
 }
@@ -67,19 +67,10 @@ async fn list(client: &Client, namespaces: &[String]) -> Result<Vec<OAuthConsume
     let scopes = if namespaces.is_empty() { vec![None] } else { namespaces.iter().map(|name| Some(name.as_str())).collect() };
     let mut found = Vec::new();
     for namespace in scopes {
-        let consumers: Api<OAuthConsumer> = within(client, namespace);
-        let mut params = ListParams::default().limit(PAGE);
-        loop {
-            let page = match consumers.list(&params).await {
-                Ok(page) => page,
-                Err(kube::Error::Api(status)) if status.code == 404 => return Ok(found),
-                Err(error) => return Err(api("list", "OAuthConsumers", &error)),
-            };
-            found.extend(page.items);
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => params = params.continue_token(&token),
-                None => break,
-            }
+        let consumers = &within::<OAuthConsumer>(client, namespace);
+        match list_pages(async move |params| consumers.list(&params).await, |object| found.push(object)).await {
+            Err(error) if has_code(&error, 404) => break,
+            listed => listed.map_err(|error| api("list", "OAuthConsumers", &error))?,
         }
     }
     Ok(found)

@@ -17,16 +17,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::api::OAuthConsumer;
-use crate::consumer::Notice;
+use crate::consumer::EventDraft;
 use crate::telemetry::Metrics;
 
 const REPORTER: &str = "oauthconsumer-operator";
 
 /// Events waiting at most; what comes on top is dropped and counted.
-const WAITING: usize = 8192;
+const QUEUE_SIZE: usize = 8192;
 
 /// How long publishing one may take.
-const LIMIT: Duration = Duration::from_secs(10);
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The API server refuses notes of more than 1 kB.
 const LONGEST_NOTE: usize = 1024;
@@ -48,24 +48,24 @@ pub(super) struct Publisher {
 
 impl Events {
     pub(super) fn new(client: Client, metrics: Arc<Metrics>) -> (Self, Publisher) {
-        let (sender, queue) = mpsc::channel(WAITING);
+        let (sender, queue) = mpsc::channel(QUEUE_SIZE);
         (Self { queue: sender, metrics: metrics.clone() }, Publisher { queue, client, metrics })
     }
 
     /// Reports what happened to an object, in the log and as an event.
-    pub(super) fn report(&self, object: &OAuthConsumer, notice: &Notice) {
-        let event = event(object.object_ref(&()), notice);
+    pub(super) fn report(&self, object: &OAuthConsumer, draft: &EventDraft) {
+        let event = event(object.object_ref(&()), draft);
         let (namespace, name) = (&object.metadata.namespace, &object.metadata.name);
-        info!(namespace, name, reason = %notice.reason, "{}", notice.note);
+        info!(namespace, name, reason = %draft.reason, "{}", draft.note);
         if self.queue.try_send(event).is_err() {
             self.metrics.events_dropped.inc();
         }
     }
 }
 
-fn event(regarding: ObjectReference, notice: &Notice) -> Event {
+fn event(regarding: ObjectReference, draft: &EventDraft) -> Event {
     let now = Timestamp::now();
-    let kind = if notice.is_warning() { "Warning" } else { "Normal" };
+    let kind = if draft.is_warning() { "Warning" } else { "Normal" };
     Event {
         metadata: ObjectMeta {
             // Unique, as client-go names them.
@@ -75,8 +75,8 @@ fn event(regarding: ObjectReference, notice: &Notice) -> Event {
         },
         regarding: Some(regarding),
         event_time: Some(MicroTime(now)),
-        reason: Some(notice.reason.to_string()),
-        note: Some(notice.note[..notice.note.floor_char_boundary(LONGEST_NOTE)].to_owned()),
+        reason: Some(draft.reason.to_string()),
+        note: Some(draft.note[..draft.note.floor_char_boundary(LONGEST_NOTE)].to_owned()),
         type_: Some(kind.to_owned()),
         action: Some("Reconcile".to_owned()),
         reporting_controller: Some(format!("oauthconsumers.dev/{REPORTER}")),
@@ -97,9 +97,9 @@ impl Publisher {
             let Some(event) = event else { return };
             let namespace = event.metadata.namespace.as_deref().unwrap_or_default();
             let events: Api<Event> = Api::namespaced(self.client.clone(), namespace);
-            match timeout(LIMIT, events.create(&PostParams::default(), &event)).await {
+            match timeout(PUBLISH_TIMEOUT, events.create(&PostParams::default(), &event)).await {
                 Ok(Ok(_)) => {}
-                // A terminating namespace takes no events, and not everybody grants them.
+                // A terminating namespace takes no events, and a role may not grant them.
                 failed => {
                     self.metrics.events_dropped.inc();
                     debug!(event.reason, ?failed, "an event was not published");

@@ -9,7 +9,7 @@ use crate::store::StoreError;
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Swapped => Self::Overtaken(error.to_string()),
+            StoreError::Swapped => Self::Conflict(error.to_string()),
             StoreError::KeyInUse(key) => Self::KeyInUse(key.to_string()),
             StoreError::Unavailable(_) => Self::Store(error.to_string()),
         }
@@ -30,7 +30,7 @@ pub(super) fn api(verb: &str, what: &str, error: &kube::Error) -> Failure {
     match error {
         // 409: the resourceVersion has moved on; 422: the UID is another one; 404: it is gone. The watch tells the rest.
         kube::Error::Api(status) if verb == "patch" && matches!(status.code, 404 | 409 | 422) && !refused(status) => {
-            Failure::Overtaken(text)
+            Failure::Conflict(text)
         }
         _ => Failure::Api(text),
     }
@@ -46,6 +46,12 @@ pub fn message(error: &kube::Error) -> String {
         other => other.to_string(),
     };
     text.chars().take(1024).collect()
+}
+
+/// Whether the answer has this status code. Not `Status::is_not_found` and its kin: in kube 5.0 they compare the reason alone, and the
+/// answer to a question for a kind that is not served is plain text.
+pub(super) fn has_code(error: &kube::Error, code: u16) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == code)
 }
 
 /// Whether the API server says that the object itself does not exist. A 404 about anything else, as when the CRD is

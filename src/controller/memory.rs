@@ -1,8 +1,9 @@
 //! What a controller remembers between reconciles. All of it may be lost: it saves work, and nothing rests on it.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use crate::consumer::{Fingerprint, Phc};
 
@@ -20,23 +21,19 @@ pub(super) struct Attempts {
     longest: Duration,
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 // === impl KnownHashes ===
 
 impl KnownHashes {
     pub(super) fn remember(&self, uid: &str, phc: Phc, of: Fingerprint) {
-        locked(&self.0).insert(uid.to_owned(), (phc, of));
+        self.0.lock().insert(uid.to_owned(), (phc, of));
     }
 
     pub(super) fn is_known(&self, uid: &str, phc: &Phc, of: Fingerprint) -> bool {
-        locked(&self.0).get(uid).is_some_and(|(known, fingerprint)| known == phc && *fingerprint == of)
+        self.0.lock().get(uid).is_some_and(|(known, fingerprint)| known == phc && *fingerprint == of)
     }
 
     pub(super) fn retain(&self, uids: &HashSet<String>) {
-        locked(&self.0).retain(|uid, _| uids.contains(uid));
+        self.0.lock().retain(|uid, _| uids.contains(uid));
     }
 }
 
@@ -45,7 +42,7 @@ impl KnownHashes {
 impl OwnWrites {
     pub(super) fn remember(&self, uid: &str, resource_version: Option<&str>) {
         if let Some(version) = resource_version.and_then(|version| version.parse().ok()) {
-            locked(&self.0).insert(uid.to_owned(), version);
+            self.0.lock().insert(uid.to_owned(), version);
         }
     }
 
@@ -53,7 +50,7 @@ impl OwnWrites {
     /// really the newest, because the cluster was restored from a backup, the second question gets through.
     pub(super) fn is_older(&self, uid: &str, resource_version: Option<&str>) -> bool {
         let Some(version) = resource_version.and_then(|version| version.parse::<u128>().ok()) else { return false };
-        let mut writes = locked(&self.0);
+        let mut writes = self.0.lock();
         let older = writes.get(uid).is_some_and(|own| version < *own);
         if older {
             writes.remove(uid);
@@ -62,7 +59,7 @@ impl OwnWrites {
     }
 
     pub(super) fn retain(&self, uids: &HashSet<String>) {
-        locked(&self.0).retain(|uid, _| uids.contains(uid));
+        self.0.lock().retain(|uid, _| uids.contains(uid));
     }
 }
 
@@ -76,13 +73,13 @@ impl Attempts {
     }
 
     pub(super) fn succeeded(&self, uid: &str) {
-        locked(&self.failures).remove(uid);
+        self.failures.lock().remove(uid);
     }
 
     /// The pause before the next attempt: it doubles with each failure in a row, up to the longest, and is spread by
     /// up to a half so that objects that failed together do not come back together.
     pub(super) fn failed(&self, uid: &str) -> Duration {
-        let mut failures = locked(&self.failures);
+        let mut failures = self.failures.lock();
         let count = failures.entry(uid.to_owned()).or_default();
         let pause = Self::FIRST_PAUSE.saturating_mul(1 << (*count).min(20)).min(self.longest);
         *count += 1;
@@ -90,7 +87,7 @@ impl Attempts {
     }
 
     pub(super) fn retain(&self, uids: &HashSet<String>) {
-        locked(&self.failures).retain(|uid, _| uids.contains(uid));
+        self.failures.lock().retain(|uid, _| uids.contains(uid));
     }
 }
 

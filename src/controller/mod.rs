@@ -1,29 +1,30 @@
-//! The controller: observe, decide, apply, conclude.
+//! The controller: snapshot, decide, apply, conclude.
 //!
-//! Caches only say *that* there may be something to do; every write rests on a look at the API server that is newer
+//! Caches only say *that* there may be something to do. Every write of a record rests on a snapshot of the API server that is newer
 //! than the record it replaces. So a stale cache, a slow process or a second controller can cost work, but do no harm.
 
-mod apply;
 pub mod cleanup;
 mod events;
+mod execute;
 mod failure;
+mod finish;
 mod memory;
-mod observe;
 mod patch;
 mod peers;
-mod proof;
+mod policy;
 mod reconcile;
-mod resync;
 mod scope;
+mod scopes;
+mod snapshot;
 mod sweep;
+mod verify;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{ListParams, PartialObjectMeta};
+use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
@@ -40,9 +41,10 @@ use events::Events;
 pub use failure::message;
 use memory::{Attempts, KnownHashes, OwnWrites};
 use peers::Peers;
-pub use proof::ApprovalProof;
-use proof::Proofs;
+pub use policy::ApprovalProof;
+use policy::PolicyChecks;
 use scope::{Scope, within};
+use scopes::Scopes;
 
 /// What the controller is told.
 #[derive(Clone, Debug)]
@@ -60,7 +62,7 @@ pub struct Settings {
     /// Whether an approval counts only when the API server is known to ask who may approve.
     pub approval_proof: ApprovalProof,
     /// For how long that is known of a namespace.
-    pub proof_lifetime: Duration,
+    pub policy_check_lifetime: Duration,
     /// How often all records are compared with all objects.
     pub sweep_period: Duration,
     /// How long one reconcile may take.
@@ -72,6 +74,7 @@ pub struct Settings {
 /// What every reconcile needs.
 pub struct Context {
     settings: Settings,
+    scopes: Scopes,
     client: Client,
     store: Arc<dyn ConsumerStore>,
     hashing: HashPool,
@@ -82,19 +85,16 @@ pub struct Context {
     known_hashes: KnownHashes,
     own_writes: OwnWrites,
     attempts: Attempts,
-    proofs: Proofs,
+    policies: PolicyChecks,
     peers: Peers,
     /// A reconcile takes one of these, whichever namespace it is for.
     slots: Semaphore,
 }
 
 /// Reconciles in flight at most. Most of a reconcile is waiting; hashing has its own limit.
-const CONCURRENCY: usize = 16;
+const SLOTS: usize = 16;
 
-/// Objects listed at a time.
-const PAGE: u32 = 500;
-
-/// How long the wait for the CRD pauses between two looks.
+/// The pause between two questions for the CRD.
 const CRD_PAUSE: Duration = Duration::from_secs(2);
 
 /// Runs the controller until the token is cancelled and what had begun is finished.
@@ -123,7 +123,16 @@ pub async fn run(
         namespaces: settings.namespaces.clone(),
         period: settings.sweep_period,
     };
+    let wanted =
+        if settings.namespaces.is_empty() { vec![None] } else { settings.namespaces.iter().cloned().map(Some).collect() };
+    let (mut scopes, mut sources) = (Vec::new(), Vec::new());
+    for namespace in wanted {
+        let (scope, feeds, queues) = Scope::new(&client, namespace);
+        scopes.push(Arc::new(scope));
+        sources.push((feeds, queues));
+    }
     let ctx = Arc::new(Context {
+        scopes: Scopes(scopes),
         attempts: Attempts::new(settings.longest_pause),
         settings,
         client,
@@ -135,27 +144,21 @@ pub async fn run(
         fingerprints: FingerprintKey::new(rand::random()),
         known_hashes: KnownHashes::default(),
         own_writes: OwnWrites::default(),
-        proofs: Proofs::default(),
+        policies: PolicyChecks::default(),
         peers: Peers::new(controller),
-        slots: Semaphore::new(CONCURRENCY),
+        slots: Semaphore::new(SLOTS),
     });
 
-    let namespaces = &ctx.settings.namespaces;
-    let wanted: Vec<_> = if namespaces.is_empty() { vec![None] } else { namespaces.iter().cloned().map(Some).collect() };
-    let mut scopes = Vec::new();
-    for namespace in wanted {
-        let (scope, feeds, queues) = Scope::new(&ctx.client, namespace);
-        let scope = Arc::new(scope);
+    for (scope, (feeds, queues)) in ctx.scopes.0.iter().zip(sources) {
         tasks.spawn(feeds.watch(scope.clone(), shutdown.clone()));
         tasks.spawn(reconcile::run(ctx.clone(), scope.clone(), queues.waiting, shutdown.clone()));
-        tasks.spawn(reconcile::run_closing(ctx.clone(), scope.clone(), queues.closing, shutdown.clone()));
+        tasks.spawn(reconcile::run_denials(ctx.clone(), scope.clone(), queues.denials, shutdown.clone()));
         tasks.spawn(sweep::follow_deletions(ctx.clone(), queues.deleted, shutdown.clone()));
-        scopes.push(scope);
     }
     tasks.spawn(peers::run(ctx.clone(), shutdown.clone()));
-    tasks.spawn(sweep::run(ctx.clone(), scopes.clone(), shutdown.clone()));
-    tasks.spawn(resync::run(ctx.clone(), scopes.clone(), shutdown.clone()));
-    tasks.spawn(announce(ctx, scopes, shutdown.clone()));
+    tasks.spawn(sweep::run(ctx.clone(), shutdown.clone()));
+    tasks.spawn(verify::run(ctx.clone(), shutdown.clone()));
+    tasks.spawn(announce(ctx, shutdown.clone()));
 
     let mut result = Ok(());
     while let Some(ended) = tasks.join_next().await {
@@ -177,16 +180,12 @@ pub async fn cluster_uid(client: &Client) -> Result<String, kube::Error> {
 }
 
 /// Says when all caches have been filled.
-async fn announce(ctx: Arc<Context>, scopes: Vec<Arc<Scope>>, shutdown: CancellationToken) {
-    let ready = join_all(scopes.iter().map(|scope| scope.wait_until_ready()));
-    tokio::select! {
-        _ = ready => {
-            ctx.metrics.watching.set(1);
-            ctx.readiness.met("watch");
-            let namespaces = ctx.settings.namespaces.join(",");
-            info!(namespaces = if namespaces.is_empty() { "all" } else { &namespaces }, "watching OAuthConsumers");
-        }
-        () = shutdown.cancelled() => {}
+async fn announce(ctx: Arc<Context>, shutdown: CancellationToken) {
+    if ctx.scopes.wait_until_ready(&shutdown).await {
+        ctx.metrics.watching.set(1);
+        ctx.readiness.met("watch");
+        let namespaces = ctx.settings.namespaces.join(",");
+        info!(namespaces = if namespaces.is_empty() { "all" } else { &namespaces }, "watching OAuthConsumers");
     }
 }
 
@@ -205,7 +204,7 @@ async fn wait_for_crd(settings: &Settings, client: &Client, readiness: &Readines
                 readiness.missing("watch", "waiting for the first list");
                 return true;
             }
-            Err(kube::Error::Api(status)) if status.code == 404 => {
+            Err(error) if failure::has_code(&error, 404) => {
                 "the CRD oauthconsumers.oauthconsumers.dev is missing; apply crds/oauthconsumers.yaml".to_owned()
             }
             Err(error) => format!("OAuthConsumers cannot be listed: {}", failure::message(&error)),
@@ -219,30 +218,6 @@ async fn wait_for_crd(settings: &Settings, client: &Client, readiness: &Readines
     }
 }
 
-/// The pages of a list, each asked for once the one before it has come.
-struct Pages(Option<ListParams>);
-
-// === impl Pages ===
-
-impl Default for Pages {
-    fn default() -> Self {
-        Self(Some(ListParams::default().limit(PAGE)))
-    }
-}
-
-impl Pages {
-    /// The next page to ask for; none after the last.
-    fn next(&mut self) -> Option<ListParams> {
-        self.0.take()
-    }
-
-    /// What a page says of the next.
-    fn turn(&mut self, token: Option<String>) {
-        let token = token.filter(|token| !token.is_empty());
-        self.0 = token.map(|token| ListParams::default().limit(PAGE).continue_token(&token));
-    }
-}
-
 // === impl Context ===
 
 impl Context {
@@ -253,36 +228,14 @@ impl Context {
         self.attempts.retain(uids);
     }
 
-    /// The generations of all objects in scope, by UID: by complete, consistent lists, not from a cache.
-    async fn list(&self, scopes: &[Arc<Scope>]) -> Result<HashMap<String, i64>, Failure> {
-        let mut generations = HashMap::new();
-        for scope in scopes {
-            let api: Api<OAuthConsumer> = within(&self.client, scope.namespace.as_deref());
-            let mut pages = Pages::default();
-            while let Some(params) = pages.next() {
-                let page = api.list_metadata(&params).await.map_err(|error| failure::api("list", "OAuthConsumers", &error))?;
-                let entry = |object: &PartialObjectMeta<_>| Some((object.uid()?, object.metadata.generation?));
-                generations.extend(page.items.iter().filter_map(entry));
-                pages.turn(page.metadata.continue_);
-            }
+    /// Why records should not be taken for orphans, although they lack an object: a list that shares nothing with the records, or is of
+    /// another cluster, is more likely a mistake than the truth.
+    async fn doubt(&self, found: usize, missing: usize, limit: usize) -> Result<Option<&'static str>, Failure> {
+        if missing > limit && found == 0 {
+            return Ok(Some("no object at all has a record"));
         }
-        Ok(generations)
-    }
-
-    /// All objects of the cluster that are outside the scopes, by UID, in the same way.
-    async fn list_outside(&self, scopes: &[Arc<Scope>]) -> Result<HashMap<String, OAuthConsumer>, Failure> {
-        let api: Api<OAuthConsumer> = Api::all(self.client.clone());
-        let (mut objects, mut pages) = (HashMap::new(), Pages::default());
-        while let Some(params) = pages.next() {
-            let page = api.list(&params).await.map_err(|error| failure::api("list", "OAuthConsumers of the cluster", &error))?;
-            let outside = page.items.into_iter().filter(|object| {
-                let namespace = object.namespace().unwrap_or_default();
-                !scopes.iter().any(|scope| scope.covers(&namespace))
-            });
-            objects.extend(outside.filter_map(|object| Some((object.uid()?, object))));
-            pages.turn(page.metadata.continue_);
-        }
-        Ok(objects)
+        let is_other_cluster = missing > 0 && !self.is_same_cluster().await?;
+        Ok(is_other_cluster.then_some("the UID of kube-system is not the cluster id of the records"))
     }
 
     /// Whether the API server is still that of the cluster which the records belong to.

@@ -1,16 +1,17 @@
 //! The controllers of the store: which of them run, and whose records are whose.
 //!
-//! Each says every period that it runs, by counting on. Another one has ended when its count stood still in every look for three
-//! periods, the longer of its and ours. Looks are counted, not time: nothing is concluded while the store does not answer, and no clocks are compared.
+//! Each counts on in the store once in a period. Another one has ended when its count stood still in every read for three periods, the
+//! longer of its and ours. Reads are counted, not time: nothing is concluded while the store does not answer, and no clocks are compared.
 //!
 //! That a controller has ended closes no record by itself. It decides which name a record gets, and whether a namespace that this
 //! installation no longer lists is still looked after by another of its processes.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -20,20 +21,20 @@ use crate::consumer::Stored;
 use crate::store::{ConsumerStore, Controller, OpenRecords, StoreError};
 
 /// Periods without a sign of life after which a controller counts as ended.
-const MISSED: u32 = 3;
+const MISSED_PERIODS: u32 = 3;
 
 /// Periods after which what it left behind is tidied up.
-const FORGOTTEN: u32 = 100;
+const FORGOTTEN_PERIODS: u32 = 100;
 
-/// How long saying goodbye may take.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// How long checking out may take.
+const CHECK_OUT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Which controllers run, as of the last look at the store.
+/// Which controllers run, as of the last read.
 pub(super) struct Peers {
     own: Controller,
     /// Whether records that name this installation count, because it has compared its records with their objects.
     is_compared: AtomicBool,
-    /// All others, by instance; nothing before the first look.
+    /// All others, by instance; nothing before the first read.
     others: Mutex<Option<HashMap<String, Peer>>>,
 }
 
@@ -54,8 +55,8 @@ pub(super) async fn run(ctx: Arc<Context>, shutdown: CancellationToken) {
             warn!(%error, "this controller could not check in with the store; the others may take it for ended");
         }
     }
-    if !matches!(timeout(FAREWELL, ctx.store.check_out(&ctx.peers.own.instance)).await, Ok(Ok(()))) {
-        warn!("this controller could not check out; the others take it for running for {MISSED} periods more");
+    if !matches!(timeout(CHECK_OUT_TIMEOUT, ctx.store.check_out(&ctx.peers.own.instance)).await, Ok(Ok(()))) {
+        warn!("this controller could not check out; the others take it for running for {MISSED_PERIODS} periods more");
     }
 }
 
@@ -66,7 +67,7 @@ impl Peers {
         Self { own, is_compared: AtomicBool::new(false), others: Mutex::default() }
     }
 
-    /// Checks in, and looks who else does.
+    /// Checks in, and reads which others do.
     pub(super) async fn refresh(&self, store: &dyn ConsumerStore) -> Result<(), StoreError> {
         store.check_in(&self.own, now()).await?;
         let mut seen = store.controllers().await?;
@@ -79,7 +80,7 @@ impl Peers {
 
     /// Takes in who has checked in how often. Answers those that ended long ago.
     fn take_in(&self, seen: Vec<(Controller, i64)>) -> Vec<String> {
-        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut others = self.others.lock();
         let mut before = others.take().unwrap_or_default();
         let peers = seen.into_iter().map(|(controller, beat)| {
             let known = before.remove(&controller.instance).filter(|peer| peer.beat == beat);
@@ -88,7 +89,7 @@ impl Peers {
             (peer.controller.instance.clone(), peer)
         });
         let peers = others.insert(peers.collect());
-        let is_forgotten = |peer: &&Peer| peer.silent > peer.controller.period.saturating_mul(FORGOTTEN);
+        let is_forgotten = |peer: &&Peer| peer.silent > peer.controller.period.saturating_mul(FORGOTTEN_PERIODS);
         peers.values().filter(is_forgotten).map(|peer| peer.controller.instance.clone()).collect()
     }
 
@@ -120,9 +121,9 @@ impl Peers {
             && !self.is_run_by_another(recorded, namespace)
     }
 
-    /// The records that can sign in and that no running controller looks after. None before the first look.
+    /// The records that can sign in and that no running controller looks after. None before the first read.
     pub(super) fn unattended(&self, open: Vec<OpenRecords>) -> Vec<OpenRecords> {
-        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = self.others.lock();
         let Some(others) = others.as_ref() else { return Vec::new() };
         let is_attended = |records: &OpenRecords| {
             let covers = |controller: &Controller| controller.covers(&records.cluster_id, &records.namespace);
@@ -133,7 +134,7 @@ impl Peers {
 
     /// Whether another process of this installation runs and looks after the namespace; yes while that is not known.
     fn is_run_by_another(&self, installation: &str, namespace: &str) -> bool {
-        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = self.others.lock();
         let keeps = |peer: &Peer| {
             let controller = &peer.controller;
             controller.installation == installation
@@ -147,9 +148,9 @@ impl Peers {
 // === impl Peer ===
 
 impl Peer {
-    /// Whether it has counted on in one of the last looks. We look once in a period of our own, which may be longer than its.
+    /// Whether it has counted on in one of the last reads. We read once in a period of our own, which may be longer than its.
     fn is_running(&self, period: Duration) -> bool {
-        self.silent <= self.controller.period.max(period).saturating_mul(MISSED)
+        self.silent <= self.controller.period.max(period).saturating_mul(MISSED_PERIODS)
     }
 }
 
@@ -167,7 +168,7 @@ mod tests {
         }
     }
 
-    /// Whether the other one counts as running after looks that found these beats.
+    /// Whether the other one counts as running after reads that found these beats.
     fn after(own: u64, other: u64, beats: &[i64]) -> bool {
         let peers = Peers::new(controller("own", own));
         for beat in beats {
@@ -177,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_controller_has_ended_when_it_stood_still_in_the_looks_of_three_periods() {
+    fn a_controller_has_ended_when_it_stood_still_in_the_reads_of_three_periods() {
         assert!(after(30, 30, &[7]), "one that was just found may run");
         assert!(after(30, 30, &[7, 7, 7, 7]), "it may be late");
         assert!(!after(30, 30, &[7, 7, 7, 7, 7]));
@@ -185,15 +186,15 @@ mod tests {
     }
 
     #[test]
-    fn who_looks_seldom_or_often_counts_the_longer_period() {
-        assert!(after(600, 30, &[7, 7]), "one look that found nothing new proves nothing");
+    fn the_longer_of_two_periods_counts() {
+        assert!(after(600, 30, &[7, 7]), "one read that found nothing new proves nothing");
         assert!(!after(600, 30, &[7, 7, 7, 7, 7]));
         assert!(after(1, 30, &[7; 60]), "it counts on every thirty seconds only");
         assert!(!after(1, 30, &[7; 100]));
     }
 
     #[test]
-    fn without_a_look_nothing_is_concluded() {
+    fn without_a_read_nothing_is_concluded() {
         let peers = Peers::new(controller("own", 30));
         assert!(peers.is_run_by_another("other", "team-a"), "before the first one, all others may run");
         let open =

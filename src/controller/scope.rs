@@ -1,8 +1,8 @@
 //! What a controller watches: the objects of one namespace or of all, and the metadata of the Secrets beside them.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::channel::mpsc;
@@ -14,20 +14,21 @@ use kube::runtime::reflector::{ObjectRef, Store, store};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource, ResourceExt};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::SetOnce;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::failure::message;
+use super::failure::{has_code, message};
 use crate::api::{DECIDED, DECIDED_BY, OAuthConsumer};
 use crate::consumer::{Object, SecretSeen, SecretSource};
 
 /// Half-open connections are noticed when a watch should have ended: after this many seconds. The default is 290.
-const WATCH_SECONDS: u32 = 30;
+const WATCH_TIMEOUT_SECONDS: u32 = 30;
 
 /// How long the list of Secrets is waited for. Then their consumers stay as they are until it comes.
-const SECRETS_PATIENCE: Duration = Duration::from_secs(5);
+const SECRETS_TIMEOUT: Duration = Duration::from_secs(5);
 
 type SecretMeta = PartialObjectMeta<Secret>;
 type Cached<K> = std::pin::Pin<Box<dyn Stream<Item = Result<Event<K>, watcher::Error>> + Send>>;
@@ -50,7 +51,7 @@ pub(super) struct Scope {
     /// Which objects refer to a Secret.
     references: Mutex<References>,
     waiting: mpsc::UnboundedSender<ObjectRef<OAuthConsumer>>,
-    closing: mpsc::UnboundedSender<ObjectRef<OAuthConsumer>>,
+    denials: mpsc::UnboundedSender<ObjectRef<OAuthConsumer>>,
     deleted: mpsc::UnboundedSender<Arc<OAuthConsumer>>,
 }
 
@@ -59,7 +60,7 @@ pub(super) struct Queues {
     /// Objects that may need a reconcile.
     pub(super) waiting: mpsc::UnboundedReceiver<ObjectRef<OAuthConsumer>>,
     /// Objects whose sign-in may have to end, before anything else.
-    pub(super) closing: mpsc::UnboundedReceiver<ObjectRef<OAuthConsumer>>,
+    pub(super) denials: mpsc::UnboundedReceiver<ObjectRef<OAuthConsumer>>,
     /// Objects that are gone, perhaps without a reconcile.
     pub(super) deleted: mpsc::UnboundedReceiver<Arc<OAuthConsumer>>,
 }
@@ -95,7 +96,7 @@ impl Scope {
     pub(super) fn new(client: &Client, namespace: Option<String>) -> (Self, Feeds, Queues) {
         let (objects, objects_writer) = store();
         let (secrets, secrets_writer) = store();
-        let config = || watcher::Config::default().timeout(WATCH_SECONDS);
+        let config = || watcher::Config::default().timeout(WATCH_TIMEOUT_SECONDS);
         let feeds = Feeds {
             objects: watch(within(client, namespace.as_deref()), config())
                 .default_backoff()
@@ -109,7 +110,7 @@ impl Scope {
                 .boxed(),
         };
         let (to_waiting, waiting) = mpsc::unbounded();
-        let (to_closing, closing) = mpsc::unbounded();
+        let (to_denials, denials) = mpsc::unbounded();
         let (to_deleted, deleted) = mpsc::unbounded();
         let scope = Self {
             namespace,
@@ -121,21 +122,21 @@ impl Scope {
             secrets_refused: Mutex::default(),
             references: Mutex::default(),
             waiting: to_waiting,
-            closing: to_closing,
+            denials: to_denials,
             deleted: to_deleted,
         };
-        (scope, feeds, Queues { waiting, closing, deleted })
+        (scope, feeds, Queues { waiting, denials, deleted })
     }
 
     /// Resolves once the objects have been listed, and the Secrets, too, if they can be.
     pub(super) async fn wait_until_ready(&self) {
         self.objects_listed.wait().await;
-        let _ = timeout(SECRETS_PATIENCE, self.secrets_tried.wait()).await;
+        let _ = timeout(SECRETS_TIMEOUT, self.secrets_tried.wait()).await;
     }
 
     /// Why the Secrets cannot be listed or watched now, if that is so. What was accepted of them stays in use meanwhile.
     pub(super) fn secrets_refused(&self) -> Option<String> {
-        self.secrets_refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.secrets_refused.lock().clone()
     }
 
     /// Asks once more whether the Secrets can be listed and watched, if they could not: a watch that works again does not say so.
@@ -152,7 +153,7 @@ impl Scope {
     }
 
     fn set_secrets_refused(&self, why: Option<String>) {
-        *self.secrets_refused.lock().unwrap_or_else(PoisonError::into_inner) = why;
+        *self.secrets_refused.lock() = why;
     }
 
     /// Whether a namespace is watched here.
@@ -195,7 +196,7 @@ impl Scope {
     /// Asks for whatever there may be to do for an object.
     fn see(&self, object: &OAuthConsumer) {
         let reference = ObjectRef::from_obj(object);
-        if may_close(object) { self.close(reference) } else { self.enqueue(reference) }
+        if may_deny(object) { self.deny(reference) } else { self.enqueue(reference) }
     }
 
     fn on_object(&self, event: Event<OAuthConsumer>) {
@@ -223,7 +224,7 @@ impl Scope {
     fn on_secret(&self, event: Event<SecretMeta>) {
         match event {
             Event::Apply(secret) => self.referring_to(&secret).into_iter().for_each(|object| self.enqueue(object)),
-            Event::Delete(secret) => self.referring_to(&secret).into_iter().for_each(|object| self.close(object)),
+            Event::Delete(secret) => self.referring_to(&secret).into_iter().for_each(|object| self.deny(object)),
             Event::Init | Event::InitApply(_) => {}
             Event::InitDone => {
                 self.set_secrets_refused(None);
@@ -235,8 +236,8 @@ impl Scope {
     }
 
     /// Asks for an end of sign-in, if that is what there is to do, and for a reconcile after that.
-    fn close(&self, object: ObjectRef<OAuthConsumer>) {
-        let _ = self.closing.unbounded_send(object);
+    fn deny(&self, object: ObjectRef<OAuthConsumer>) {
+        let _ = self.denials.unbounded_send(object);
     }
 
     fn referring_to(&self, secret: &SecretMeta) -> Vec<ObjectRef<OAuthConsumer>> {
@@ -245,15 +246,15 @@ impl Scope {
         objects.iter().map(|object| ObjectRef::new(object).within(&namespace)).collect()
     }
 
-    fn references(&self) -> std::sync::MutexGuard<'_, References> {
-        self.references.lock().unwrap_or_else(PoisonError::into_inner)
+    fn references(&self) -> MutexGuard<'_, References> {
+        self.references.lock()
     }
 }
 
-/// Whether an object may have been open until now, and is no longer to be. What was just made never was open.
-fn may_close(object: &OAuthConsumer) -> bool {
+/// Whether sign-in may have been possible until now, and is to end. It never was possible for a new object.
+fn may_deny(object: &OAuthConsumer) -> bool {
     let object = object.observed();
-    object.deleting || (object.is_shut() && object.generation > 1)
+    object.deleting || (!object.allows_signin() && object.generation > 1)
 }
 
 /// Why something cannot be listed or watched, unless it is a watch that merely ended.
@@ -261,7 +262,7 @@ fn refusal(error: &watcher::Error) -> Option<String> {
     use watcher::Error::{InitialListFailed, WatchError, WatchStartFailed};
     match error {
         InitialListFailed(error) => Some(message(error)),
-        WatchStartFailed(error @ kube::Error::Api(status)) if status.code == 403 => Some(message(error)),
+        WatchStartFailed(error) if has_code(error, 403) => Some(message(error)),
         WatchError(status) if status.code == 403 => Some(status.message.clone()),
         _ => None,
     }
@@ -302,8 +303,8 @@ impl Feeds {
             std::future::ready(())
         });
         tokio::select! { _ = futures::future::join(objects, secrets) => {}, () = shutdown.cancelled() => {} }
-        // The lane puts what it has done into the other queue.
-        scope.closing.close_channel();
+        // The fast path puts what it has done into the other queue.
+        scope.denials.close_channel();
         scope.deleted.close_channel();
     }
 }

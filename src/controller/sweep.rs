@@ -13,32 +13,33 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::observe::Look;
-use super::reconcile::{end_if_over, settle};
-use super::scope::Scope;
+use super::execute::{Priority, close_unseen};
+use super::finish::finish;
+use super::reconcile::deny_anywhere;
+use super::snapshot::Snapshot;
 use super::{Context, now};
 use crate::api::{OAuthConsumer, OAuthConsumerSpec, SecretReference};
 use crate::consumer::{Failure, Outcome, Record, State, Stored, conclude, decide};
-use crate::store::{Head, KeepTombstones, OpenRecords, Replaces, StoreError};
+use crate::store::{Head, KeepTombstones, OpenRecords};
 
 /// How long a tombstone is kept that keeps a key from being used again.
-const RESERVED: SignedDuration = SignedDuration::from_hours(90 * 24);
+const KEEP_RESERVED: SignedDuration = SignedDuration::from_hours(90 * 24);
 
 /// How long all others are kept. A controller that sleeps longer finds its insert refused: see [`Replaces::NothingAt`].
-const TOMBSTONES: SignedDuration = SignedDuration::from_hours(1);
+const KEEP_OTHERS: SignedDuration = SignedDuration::from_hours(1);
 
 /// How many of those are kept of a cluster, so that a tenant who creates and deletes as fast as it can fills nothing.
 const MOST_TOMBSTONES: u32 = 10_000;
 
 /// Tombstones that are dropped at a time. Decisions wait for it.
-const BATCH: u32 = 500;
+const TOMBSTONE_BATCH: u32 = 500;
 
 /// Sweeps every period until told to stop.
-pub(super) async fn run(ctx: Arc<Context>, scopes: Vec<Arc<Scope>>, shutdown: CancellationToken) {
-    for scope in &scopes {
-        tokio::select! { () = scope.wait_until_ready() => {}, () = shutdown.cancelled() => return }
+pub(super) async fn run(ctx: Arc<Context>, shutdown: CancellationToken) {
+    if !ctx.scopes.wait_until_ready(&shutdown).await {
+        return;
     }
-    let mut sweep = Sweep { ctx, scopes, orphans: Default::default(), unattended: 0, unfinished: Vec::new() };
+    let mut sweep = Sweep { ctx, orphans: Default::default(), unattended: 0, unfinished: Vec::new() };
     let mut period = interval(sweep.ctx.settings.sweep_period);
     period.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -54,7 +55,7 @@ pub(super) async fn run(ctx: Arc<Context>, scopes: Vec<Arc<Scope>>, shutdown: Ca
     }
 }
 
-/// Looks after the records of objects that vanished without a reconcile: their finalizer was taken off by force.
+/// Removes the records of objects that vanished without a reconcile: their finalizer was taken off by force.
 pub(super) async fn follow_deletions(
     ctx: Arc<Context>,
     deleted: mpsc::UnboundedReceiver<Arc<OAuthConsumer>>,
@@ -63,7 +64,7 @@ pub(super) async fn follow_deletions(
     let follow = deleted.for_each(|object| {
         let ctx = ctx.clone();
         async move {
-            if let Err(failure) = end_if_over(&ctx, object.clone()).await {
+            if let Err(failure) = deny_anywhere(&ctx, object.clone()).await {
                 warn!(object = object.name_any(), cause = %failure, "the record of a deleted object is left to the sweep");
             }
         }
@@ -73,7 +74,6 @@ pub(super) async fn follow_deletions(
 
 struct Sweep {
     ctx: Arc<Context>,
-    scopes: Vec<Arc<Scope>>,
     /// Those inside the scopes, and those outside: each with a guard of its own, because other installations' records say nothing
     /// of a list of this one's objects.
     orphans: [Orphans; 2],
@@ -117,7 +117,7 @@ impl Sweep {
         // The records first: what is in the caches or listed after that is newer, or is asked for again.
         let records = ctx.store.live(&ctx.settings.cluster_id).await?;
         ctx.metrics.records.set(i64::try_from(records.len()).unwrap_or(i64::MAX));
-        let is_inside = |stored: &Stored| self.scopes.iter().any(|scope| scope.covers(&stored.record.namespace));
+        let is_inside = |stored: &Stored| ctx.scopes.covers(&stored.record.namespace);
         let (inside, outside): (Vec<_>, Vec<_>) = records.into_iter().partition(is_inside);
         let (count_inside, count_outside) = (inside.len(), outside.len());
         let floor = ctx.settings.limits.floor();
@@ -127,16 +127,14 @@ impl Sweep {
         let mut unclaimed: HashMap<String, Stored> =
             inside.into_iter().map(|stored| (stored.record.owner.uid.clone(), stored)).collect();
         let mut present = HashSet::new();
-        for scope in &self.scopes {
-            for object in scope.objects.state() {
-                let uid = object.uid().unwrap_or_default();
-                let record = unclaimed.remove(&uid);
-                let reference = ObjectRef::from_obj(&*object);
-                if has_work(&Look::glance(&ctx, scope, object, (Head::default(), record))) {
-                    scope.enqueue(reference);
-                }
-                present.insert(uid);
+        for (scope, object) in ctx.scopes.cached() {
+            let uid = object.uid().unwrap_or_default();
+            let record = unclaimed.remove(&uid);
+            let reference = ObjectRef::from_obj(&*object);
+            if has_work(&Snapshot::cached(&ctx, scope, object, (Head::default(), record))) {
+                scope.enqueue(reference);
             }
+            present.insert(uid);
         }
         ctx.forget_all_but(&present);
         // What one list cannot tell must not keep the other from being used.
@@ -157,13 +155,13 @@ impl Sweep {
     /// Of records in the scopes that no object in the caches has, those that no object has.
     async fn without_object(&self, mut records: Vec<Stored>) -> Result<Vec<Stored>, Failure> {
         if !records.is_empty() {
-            let listed = self.ctx.list(&self.scopes).await?;
+            let listed = self.ctx.scopes.list(&self.ctx.client).await?;
             records.retain(|stored| !listed.contains_key(&stored.record.owner.uid));
         }
         Ok(records)
     }
 
-    /// Looks after records whose objects are outside the scopes: closes what this installation has given up, and ends what is over,
+    /// Compares records whose objects are outside the scopes: closes what this installation has given up, and ends what is over,
     /// whichever controller it is of. Opens nothing. Answers those that have no object.
     async fn look_outside(&mut self, records: Vec<Stored>) -> Result<Vec<Stored>, Failure> {
         for object in std::mem::take(&mut self.unfinished) {
@@ -177,7 +175,7 @@ impl Sweep {
             let stored = if self.ctx.peers.has_given_up(&stored) { self.close(stored).await } else { stored };
             closed.push(stored);
         }
-        let mut objects = self.ctx.list_outside(&self.scopes).await?;
+        let mut objects = self.ctx.scopes.list_outside(&self.ctx.client).await?;
         let mut orphans = Vec::new();
         for stored in closed {
             let Some(object) = objects.remove(&stored.record.owner.uid).map(Arc::new) else {
@@ -185,27 +183,27 @@ impl Sweep {
                 continue;
             };
             let view = object.observed();
-            if view.deleting || (stored.admits() && view.is_shut()) {
+            if view.deleting || (stored.allows_signin() && !view.allows_signin()) {
                 self.end_outside(object).await;
             } else if stored.record.state == State::OutOfScope && self.ctx.peers.has_given_up(&stored) {
                 let outcome = Outcome { record: Some(stored.clone()), ..Outcome::default() };
-                settle(&self.ctx, Look::listed(&self.ctx, object, (Head::default(), Some(stored))), outcome).await;
+                let snapshot = Snapshot::listed(&self.ctx, object, (Head::default(), Some(stored)));
+                finish(&self.ctx, snapshot, outcome, Priority::Reconcile).await;
             }
         }
         Ok(orphans)
     }
 
     async fn end_outside(&mut self, object: Arc<OAuthConsumer>) {
-        if let Err(failure) = end_if_over(&self.ctx, object.clone()).await {
+        if let Err(failure) = deny_anywhere(&self.ctx, object.clone()).await {
             let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
             warn!(namespace, name, cause = %failure, "a consumer of another scope that is over could not be ended");
             self.unfinished.push(object);
         }
     }
 
-    /// Removes records whose objects are gone. An object counts as gone when two complete lists in a row lacked it, the
-    /// cluster is still the same, and a look says so. No more than a few are removed per period, and none by a list that
-    /// shares nothing with the records: such a list is more likely a mistake than the truth.
+    /// Removes records whose objects are gone. An object counts as gone when two complete lists in a row lacked it, the cluster is
+    /// still the same, and the API server says so once more. No more than a few are removed per period.
     async fn remove_orphans(&mut self, side: usize, mut orphans: Vec<Stored>, total: usize) -> Result<(), Failure> {
         let claimed = total - orphans.len();
         let uids = orphans.iter().map(|stored| stored.record.owner.uid.clone()).collect();
@@ -213,13 +211,7 @@ impl Sweep {
         orphans.retain(|stored| absent_before.contains(&stored.record.owner.uid));
 
         let (found, limit) = (orphans.len(), (total / 20).max(5));
-        let doubt = if found > limit && claimed == 0 {
-            Some("no object at all has a record")
-        } else if found > 0 && !self.ctx.is_same_cluster().await? {
-            Some("the UID of kube-system is not the cluster id of the records")
-        } else {
-            None
-        };
+        let doubt = self.ctx.doubt(claimed, found, limit).await?;
         self.orphans[side].left = i64::try_from(found).unwrap_or(i64::MAX);
         self.orphans[side].is_guarded = found > limit || doubt.is_some();
         if let Some(doubt) = doubt {
@@ -234,7 +226,7 @@ impl Sweep {
         }
         for stored in orphans.into_iter().take(limit) {
             let (namespace, name) = (stored.record.namespace.clone(), stored.record.object.clone());
-            match end_if_over(&self.ctx, Arc::new(namesake(&stored.record))).await {
+            match deny_anywhere(&self.ctx, Arc::new(object_of(&stored.record))).await {
                 Ok(()) => self.orphans[side].left -= 1,
                 Err(failure) => warn!(namespace, name, cause = %failure, "a record without an object could not be removed"),
             }
@@ -248,12 +240,12 @@ impl Sweep {
             return stored;
         }
         let (namespace, name) = (stored.record.namespace.clone(), stored.record.object.clone());
-        match self.ctx.store.write(stored.clone().out_of_scope(), Replaces::Version(stored.version), now()).await {
-            Ok(closed) => {
+        match close_unseen(&self.ctx, stored.clone()).await {
+            Ok(Some(closed)) => {
                 warn!(namespace, name, "this installation no longer manages the namespace: sign-in is refused until it does");
                 closed
             }
-            Err(StoreError::Swapped) => stored,
+            Ok(None) => stored,
             Err(cause) => {
                 warn!(namespace, name, %cause, "a consumer in a namespace that was given up could not be closed");
                 stored
@@ -263,16 +255,16 @@ impl Sweep {
 
     async fn drop_tombstones(&self) -> Result<(), Failure> {
         let keep = KeepTombstones {
-            reserved_since: now() - RESERVED,
-            others_since: now() - TOMBSTONES,
+            reserved_since: now() - KEEP_RESERVED,
+            others_since: now() - KEEP_OTHERS,
             at_most: MOST_TOMBSTONES,
-            batch: BATCH,
+            batch: TOMBSTONE_BATCH,
         };
         let mut dropped = 0;
         loop {
             let batch = self.ctx.store.drop_tombstones(&self.ctx.settings.cluster_id, &keep).await?;
             dropped += batch;
-            if batch < BATCH as usize {
+            if batch < TOMBSTONE_BATCH as usize {
                 break;
             }
         }
@@ -285,7 +277,7 @@ impl Sweep {
     /// Says where Secrets cannot be listed.
     async fn report_secrets(&self) {
         let mut refused = Vec::new();
-        for scope in &self.scopes {
+        for scope in &self.ctx.scopes.0 {
             scope.ask_for_secrets(&self.ctx.client).await;
             if let Some(why) = scope.secrets_refused() {
                 refused.push(format!("{}: {why}", scope.namespace.as_deref().unwrap_or("all namespaces")));
@@ -326,16 +318,16 @@ impl Sweep {
 }
 
 /// Whether a reconcile would find anything to write, as far as the caches tell.
-fn has_work(look: &Look) -> bool {
-    if !decide(&look.seen).is_empty() {
+fn has_work(snapshot: &Snapshot) -> bool {
+    if !decide(&snapshot.seen).is_ok_and(|plan| plan.is_empty()) {
         return true;
     }
-    let outcome = Outcome { record: look.seen.record.clone(), ..Outcome::default() };
-    conclude(&look.seen, &outcome).statement.is_some_and(|statement| look.status_to_write(&statement).is_some())
+    let outcome = Outcome { record: snapshot.seen.record.clone(), ..Outcome::default() };
+    conclude(&snapshot.seen, &outcome).status.is_some_and(|status| snapshot.status_to_write(&status).is_some())
 }
 
-/// The object that a record says it belongs to, to look for.
-fn namesake(record: &Record) -> OAuthConsumer {
+/// The object that a record says it belongs to, to ask for.
+fn object_of(record: &Record) -> OAuthConsumer {
     OAuthConsumer {
         metadata: ObjectMeta {
             namespace: Some(record.namespace.clone()),

@@ -266,7 +266,7 @@ impl Drop for Place<'_> {
 impl From<Change> for Entry {
     fn from(Change { change, stored, vouched }: Change) -> Self {
         // Nobody is told about anybody who may not sign in.
-        let consumer = if stored.admits() { Consumer::of(&stored.record) } else { None };
+        let consumer = if stored.allows_signin() { Consumer::of(&stored.record) } else { None };
         let phc = stored.record.phc().cloned();
         Self { change, vouched, consumer, phc, proven: OnceLock::new(), turn: Mutex::new(()), waiting: AtomicUsize::new(0) }
     }

@@ -303,7 +303,7 @@ async fn rewrite(
     secret: SecretValue,
 ) -> Result<(), CheckError> {
     let (_, Some(Change { stored, .. })) = store.by_key(key).await? else { return Ok(()) };
-    if stored.record.phc() != phc || !stored.admits() {
+    if stored.record.phc() != phc || !stored.allows_signin() {
         return Ok(());
     }
     let renewed = hashing.renew(None, secret).await?;

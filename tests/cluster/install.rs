@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -67,7 +66,7 @@ async fn accounts_may_do_what_is_written_down_and_no_more() {
     };
     // The hook's account has its rights only while it runs.
     let hooks = helm(&["get", "hooks", "oac", "-n", SYSTEM]);
-    for hook in serde_yaml::Deserializer::from_str(&hooks).map(|hook| Value::deserialize(hook).unwrap()) {
+    for hook in serde_yaml::from_multiple::<Value>(&hooks).unwrap() {
         if ["ClusterRole", "ClusterRoleBinding"].contains(&hook["kind"].as_str().unwrap()) {
             apply(&[hook]);
         }

@@ -1,17 +1,21 @@
-//! A tenant's worst hour, on real pods with the chart's limits: one who creates and deletes consumers as fast as the API server allows.
-//! The hour is seeded into the store; what the others notice of it is asked all the time.
+//! An attacker's best hour, on real pods with the chart's limits. A tenant creates and deletes consumers as fast as the API server
+//! allows; that hour is seeded into the store. A client holds every connection that one address can get. Other clients sign in all
+//! the time.
 
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::support::{
-    Check, Cluster, Postgres, SECRET, SYSTEM, TEAM, apply, consumer, eventually, get, key_of, kubectl, kubectl_as, list, metrics,
-    pods, text, wait_for,
+    Check, Cluster, Postgres, SECRET, SYSTEM, TEAM, World, apply, consumer, eventually, get, key_of, kubectl, kubectl_as, list,
+    metrics, pods, text, wait_for,
 };
 
 /// Tombstones of an hour: about a hundred a second.
@@ -83,6 +87,15 @@ fn churn_once() {
     kubectl(&["-n", TEAM, "delete", "oac", "churn"]);
 }
 
+/// Ends the threads of a scope, also when the test fails.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// Asks for a good sign-in all the time, while it is allowed and until it was over for a while. Answers how long after `ends` had
 /// returned the last yes came.
 fn last_yes(check: &Check, key: &str, ends: impl FnOnce()) -> Duration {
@@ -103,11 +116,12 @@ fn last_yes(check: &Check, key: &str, ends: impl FnOnce()) -> Duration {
             }
             last
         });
+        let ending = Ends(&over);
         eventually("sign-ins are allowed", || allowed.load(Ordering::SeqCst) > 5);
         ends();
         let returned = Instant::now();
         std::thread::sleep(BOUND * 2);
-        over.store(true, Ordering::SeqCst);
+        drop(ending);
         asking.join().unwrap().saturating_duration_since(returned)
     })
 }
@@ -186,4 +200,99 @@ async fn an_hour_of_churn_costs_the_others_nothing_on_sqlite() {
     let held = metrics(&pods(SYSTEM, "controller")[0]);
     let held = held.lines().find_map(|line| line.strip_prefix("oauthconsumer_directory_records ")).unwrap();
     assert!(held.parse::<usize>().unwrap() < 10, "what is removed takes no memory: {held}");
+}
+
+/// A port of a pod, and what one address gets of it.
+#[derive(Clone, Copy)]
+struct PodPort {
+    number: u16,
+    /// The largest head, in bytes.
+    head: usize,
+    /// Half of all connections.
+    share: usize,
+}
+
+const SIGNIN: PodPort = PodPort { number: 8080, head: 16 << 10, share: 512 };
+const ADMIN: PodPort = PodPort { number: 9090, head: 8 << 10, share: 32 };
+
+/// Holds as many connections as this address can get, until it is over; opens again what is closed. Every second connection is idle.
+/// The others stop in the middle of the largest head. Writes down how many are open.
+fn hold_connections(pod: IpAddr, port: PodPort, open: &AtomicUsize, over: &AtomicBool) {
+    let half = [b"GET /livez HTTP/1.1\r\ncookie: ", &vec![b'x'; port.head - 64][..]].concat();
+    let whole = b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n";
+    let mut held: Vec<TcpStream> = Vec::new();
+    let is_open = |mut client: &TcpStream| loop {
+        match client.read(&mut [0; 1 << 10]) {
+            Ok(0) => return false,
+            Ok(_) => {}
+            Err(error) => return error.kind() == ErrorKind::WouldBlock,
+        }
+    };
+    while !over.load(Ordering::SeqCst) {
+        for n in 0..(port.share + port.share / 8).saturating_sub(held.len()) {
+            let mut client = TcpStream::connect(SocketAddr::new(pod, port.number)).unwrap();
+            // Fails where the server has closed the connection already.
+            let _ = client.write_all(if n % 2 == 0 { &half } else { whole });
+            client.set_nonblocking(true).unwrap();
+            held.push(client);
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        held.retain(is_open);
+        open.store(held.len(), Ordering::SeqCst);
+    }
+}
+
+/// The pods' addresses are asked past the Service, by this machine. The check is asked through the Service, so its requests come from
+/// the node's address.
+fn others_sign_in_while_one_address_holds_all_it_can_get(check: &Check, key: &str, ports: &[(&str, PodPort)]) {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+    let targets: Vec<_> =
+        ports.iter().flat_map(|(component, port)| pods(SYSTEM, component).into_iter().map(|pod| (pod, *port))).collect();
+    let targets: Vec<_> = targets
+        .into_iter()
+        .map(|(pod, port)| {
+            let address: IpAddr = get(SYSTEM, "pod", &pod)["status"]["podIP"].as_str().unwrap().parse().unwrap();
+            (address, port, AtomicUsize::new(0))
+        })
+        .collect();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _ends = Ends(&over);
+        for (pod, port, open) in &targets {
+            scope.spawn(|| hold_connections(*pod, *port, open, &over));
+        }
+        eventually("one address has its share of every port", || {
+            targets.iter().all(|(_, port, open)| open.load(Ordering::SeqCst) == port.share)
+        });
+        // Longer than a head may take: so they are opened again and again.
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(25) {
+            assert_eq!(check.ask(key, SECRET).expect("a sign-in without an answer"), 200);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let late = last_yes(check, key, || disapprove("jazz"));
+        assert!(late < BOUND, "the last yes came {late:?} after the disapproval");
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_connections_of_an_address_fit_into_the_memory_on_postgres() {
+    let world = World::with_jazz().await;
+    let ports = [("signin", SIGNIN), ("signin", ADMIN), ("controller", ADMIN)];
+    others_sign_in_while_one_address_holds_all_it_can_get(&world.check, &world.key, &ports);
+    let used = [within_limits("signin"), within_limits("controller")].concat();
+    println!("memory used and allowed, in MiB: {used:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_connections_of_an_address_fit_into_the_memory_on_sqlite() {
+    let cluster = Cluster::alone().await;
+    cluster.install(&[]);
+    cluster.people();
+    let (key, check) = (cluster.approved("jazz"), cluster.check());
+    check.answers(&key, SECRET, 200);
+    others_sign_in_while_one_address_holds_all_it_can_get(&check, &key, &[("controller", SIGNIN), ("controller", ADMIN)]);
+    let used = within_limits("controller");
+    println!("memory used and allowed, in MiB: {used:?}");
 }

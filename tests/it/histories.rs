@@ -27,7 +27,7 @@ fn registered() -> World {
 }
 
 fn is_open(world: &World) -> bool {
-    world.record.as_ref().is_some_and(Stored::admits)
+    world.record.as_ref().is_some_and(Stored::allows_signin)
 }
 
 /// Sets `spec.approved`, as a change of the spec.
@@ -110,7 +110,7 @@ fn an_unproved_approval_never_counts_whatever_is_lost_of_status_or_store() {
         assert!(is_open(&world) || !is_approved || unproved, "what is proved counts: {before:?}");
         if publishes {
             let unproved = world.live().and_then(|record| record.unproved_approval);
-            world.object.as_mut().unwrap().unproved_approval = unproved;
+            world.object.as_mut().unwrap().published.unproved_approval = unproved;
         }
         // The record's version is of no interest here, and would make states differ that are the same.
         world.record.as_mut().unwrap().version = 1;
@@ -135,7 +135,7 @@ fn an_unproved_approval_never_counts_whatever_is_lost_of_status_or_store() {
             };
             next.push(lost(&|world| world.record = None));
             next.push(lost(&|world| world.record.clone_from(&state.backup)));
-            next.push(lost(&|world| world.object.as_mut().unwrap().unproved_approval = None));
+            next.push(lost(&|world| world.object.as_mut().unwrap().published.unproved_approval = None));
             next.push(lost(&|world| world.record.as_mut().unwrap().intact = false));
             next.push(lost(&|world| {
                 let stored = world.record.take().unwrap();
@@ -192,7 +192,7 @@ impl Race {
         match &self.controllers[i] {
             Step::Idle => self.with(i, Step::Read(self.record.clone(), self.head)),
             Step::Read(read, at) => {
-                let Plan { effects: left } = decide(&self.world(read.clone()).look());
+                let Plan { effects: left } = decide(&self.world(read.clone()).look()).unwrap();
                 let acts = Step::Acts { looked_at: self.object.clone(), read: read.clone(), at: *at, left };
                 self.with(i, acts)
             }
@@ -211,7 +211,7 @@ impl Race {
                         world.carry_out(effect);
                         done(Self { object: world.object.clone(), ..self.clone() }, world.object)
                     }
-                    Effect::WriteRecord(_) | Effect::RemoveRecord => {
+                    Effect::WriteRecord(_) | Effect::HashAndWriteRecord(_) => {
                         let is_same = self.record.as_ref().map(|r| r.version) == read.as_ref().map(|r| r.version);
                         let is_late = is_fenced && read.is_none() && self.reload > *at;
                         if !is_same || is_late {

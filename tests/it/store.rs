@@ -158,7 +158,7 @@ async fn tombstones_are_kept_and_then_dropped(store: TestStore) {
     ] {
         let found = store.find(&record(uid).owner).await;
         assert_eq!(found.is_some(), is_kept, "{uid}");
-        assert!(found.is_none_or(|stored| stored.admits() == (uid == "alive")));
+        assert!(found.is_none_or(|stored| stored.allows_signin() == (uid == "alive")));
     }
 }
 
@@ -291,11 +291,11 @@ async fn an_edit_behind_the_back_shows(store: TestStore) {
     for (i, edit) in edits.iter().enumerate() {
         let uid = format!("uid-{i}");
         let written = store.store.insert(record(&uid)).await.unwrap();
-        assert!(written.admits());
+        assert!(written.allows_signin());
         store.sql(&format!("UPDATE oauth_consumers SET {edit} WHERE uid = '{uid}'")).await;
         let edited = store.store.live("cluster").await.unwrap().into_iter().find(|stored| !stored.intact);
         let edited = edited.unwrap_or_else(|| panic!("{edit} does not show"));
-        assert!(!edited.admits(), "{edit}");
+        assert!(!edited.allows_signin(), "{edit}");
         store.sql("DELETE FROM oauth_consumers").await;
     }
 }
@@ -339,11 +339,11 @@ async fn the_previous_release_opens_a_newer_schema(store: TestStore) {
         )
         .await;
     for _ in 0..20 {
-        assert!(store.store.find(&record("a").owner).await.unwrap().admits(), "while it runs");
+        assert!(store.store.find(&record("a").owner).await.unwrap().allows_signin(), "while it runs");
     }
     store.store.replace(record("a"), written.version).await.unwrap();
     let reader = store.reader().await;
-    assert!(reader.find(&record("a").owner).await.unwrap().admits(), "and when it starts");
+    assert!(reader.find(&record("a").owner).await.unwrap().allows_signin(), "and when it starts");
     // The first one's lock goes with it; its folder stays.
     let TestStore { url, store: first, folder } = store;
     drop(first);
@@ -363,8 +363,8 @@ async fn a_row_that_cannot_be_decoded_hides_nobody_and_can_be_put_right() {
     let seen: Vec<_> = live.iter().map(|stored| (stored.record.owner.uid.as_str(), stored.intact)).collect();
     assert_eq!(seen, [("bad", false), ("good", true)]);
     let bad = store.store.find(&record("bad").owner).await.unwrap();
-    assert!(!bad.admits() && bad.record.consumer_key == record("bad").consumer_key);
-    assert!(store.store.replace(record("bad"), bad.version).await.unwrap().admits());
+    assert!(!bad.allows_signin() && bad.record.consumer_key == record("bad").consumer_key);
+    assert!(store.store.replace(record("bad"), bad.version).await.unwrap().allows_signin());
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use ipnet::IpNet;
@@ -13,6 +14,7 @@ use oauthconsumer_operator::consumer::{ConsumerKey, HashCost};
 use oauthconsumer_operator::controller::ApprovalProof;
 use oauthconsumer_operator::signin::{Rate, Settings};
 use oauthconsumer_operator::telemetry::LogFormat;
+use strum::VariantNames;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -162,8 +164,9 @@ pub struct ControllerOptions {
     pub installation: String,
 
     /// Whether an approval counts only when the API server is known to ask who may approve, by the policy oauthconsumers-approve
-    /// of the Helm chart. When off, whoever may update a consumer may approve it.
-    #[arg(long, env = "OAUTHCONSUMER_APPROVAL_PROOF", value_name = "MODE", default_value = "required")]
+    /// of the Helm chart. When off, every account that may update a consumer may approve it.
+    #[arg(long, env = "OAUTHCONSUMER_APPROVAL_PROOF", value_name = "MODE", default_value = "required",
+          value_parser = PossibleValuesParser::new(ApprovalProof::VARIANTS).try_map(|mode| mode.parse::<ApprovalProof>()))]
     pub approval_proof: ApprovalProof,
 
     /// How often all records are compared with all objects, and how often this controller tells the others that it runs; as in 30s

@@ -25,28 +25,28 @@ use crate::cli::{
 type Outcome = Result<(), Box<dyn Error>>;
 
 /// How long what had begun may take to finish: less than the 30 s that Kubernetes grants a pod.
-const GRACE: Duration = Duration::from_secs(25);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// How long closing a store may take, on top of that.
-const CLOSING: Duration = Duration::from_secs(2);
+const STORE_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The pause between two attempts to reach what is not there yet.
-const PAUSE: Duration = Duration::from_secs(2);
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
 
 /// For how long a namespace whose approvals are guarded is not asked about again.
-const PROOF_LIFETIME: Duration = Duration::from_mins(1);
+const POLICY_CHECK_LIFETIME: Duration = Duration::from_mins(1);
 
 /// How long `cleanup` tries to reach the API server.
-const PATIENCE: Duration = Duration::from_secs(30);
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Consumers that `cleanup` names.
-const SHOWN: usize = 10;
+const NAMES_SHOWN: usize = 10;
 
 /// Watches end by themselves after 30 s; a connection that is silent for longer is dead.
-const SILENCE: Duration = Duration::from_secs(35);
+const READ_TIMEOUT: Duration = Duration::from_secs(35);
 
 /// How often the store is asked for `/readyz`.
-const STORE_PERIOD: Duration = Duration::from_secs(1);
+const STORE_CHECK_PERIOD: Duration = Duration::from_secs(1);
 
 /// How long the store may take to answer that before it counts as missing.
 const STORE_TIMEOUT: Duration = Duration::from_secs(6);
@@ -77,7 +77,7 @@ struct Process {
     readiness: Readiness,
     /// What the controller writes to.
     store: Arc<OnceLock<Arc<dyn ConsumerStore>>>,
-    /// What sign-ins are checked against: connections of their own, so that reconciles keep nobody from signing in.
+    /// What sign-ins are checked against: connections of their own, so that reconciles do not delay sign-ins.
     signin_store: Arc<OnceLock<Arc<dyn ConsumerStore>>>,
     tasks: JoinSet<Result<(), String>>,
 }
@@ -138,7 +138,7 @@ impl Process {
         let outcome = self.wait(shutdown).await;
         for store in stores.iter().filter_map(|store| store.get()) {
             // A connection that hangs must not keep the process.
-            let _ = timeout(CLOSING, store.close()).await;
+            let _ = timeout(STORE_CLOSE_TIMEOUT, store.close()).await;
         }
         outcome
     }
@@ -188,7 +188,7 @@ impl Process {
                 }
                 Err(error) => return Err(error),
             }
-            tokio::select! { () = tokio::time::sleep(PAUSE) => {}, () = shutdown.cancelled() => return Ok(None) }
+            tokio::select! { () = tokio::time::sleep(RETRY_PAUSE) => {}, () = shutdown.cancelled() => return Ok(None) }
         }
     }
 
@@ -199,7 +199,7 @@ impl Process {
         while let Some(ended) = tokio::select! {
             ended = self.tasks.join_next() => ended,
             () = &mut overdue => {
-                error!("not everything finished within {} s", GRACE.as_secs());
+                error!("not everything finished within {} s", SHUTDOWN_TIMEOUT.as_secs());
                 return Err("the shutdown took too long".into());
             }
         } {
@@ -246,17 +246,17 @@ pub fn cleanup(options: &CleanupOptions) -> Outcome {
     runtime.block_on(async {
         let client = kube::Client::try_from(kubernetes().await?)?;
         if options.force {
-            let released = patiently(|| cleanup::release(&client, &options.namespaces)).await?;
+            let released = retried(|| cleanup::release(&client, &options.namespaces, |released| println!("{released} consumers let go"))).await?;
             println!("{released} consumers were let go; their records stay in the store. Delete them as usual: kubectl delete oauthconsumers --all -A");
             return Ok(());
         }
-        let left = patiently(|| cleanup::consumers(&client, &options.namespaces)).await?;
+        let left = retried(|| cleanup::consumers(&client, &options.namespaces)).await?;
         if left.is_empty() {
             println!("no consumers are left");
             return Ok(());
         }
-        let named: Vec<_> = left.iter().take(SHOWN).map(String::as_str).collect();
-        let more = if left.len() > SHOWN { ", ..." } else { "" };
+        let named: Vec<_> = left.iter().take(NAMES_SHOWN).map(String::as_str).collect();
+        let more = if left.len() > NAMES_SHOWN { ", ..." } else { "" };
         Err(format!(
             "{} consumers are left: {}{more}\nWithout the operator their records would stay, and they could not be \
              deleted. Delete them first:\n  kubectl delete oauthconsumers --all -n NAMESPACE\nand uninstall again. Or, to \
@@ -271,13 +271,13 @@ pub fn cleanup(options: &CleanupOptions) -> Outcome {
 }
 
 /// Tries again for a while: a role that was made for this a moment ago may not count yet.
-async fn patiently<T, F: Future<Output = Result<T, Failure>>>(attempt: impl Fn() -> F) -> Result<T, Failure> {
+async fn retried<T, F: Future<Output = Result<T, Failure>>>(attempt: impl Fn() -> F) -> Result<T, Failure> {
     let since = Instant::now();
     loop {
         match attempt().await {
-            Err(failure) if since.elapsed() < PATIENCE => {
+            Err(failure) if since.elapsed() < CLEANUP_TIMEOUT => {
                 eprintln!("{failure}; trying again");
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(RETRY_PAUSE).await;
             }
             ended => return ended,
         }
@@ -290,7 +290,7 @@ async fn kubernetes() -> Result<kube::Config, String> {
         .map_err(|error| format!("no Kubernetes API server is known; set KUBECONFIG, or run in a pod: {error}"))?;
     // A reconcile has a time limit and retries of its own.
     config.default_retry = false;
-    config.read_timeout = Some(SILENCE);
+    config.read_timeout = Some(READ_TIMEOUT);
     Ok(config)
 }
 
@@ -318,7 +318,7 @@ async fn control(
     };
     info!(cluster_id, installation = options.installation, approval_proof = %options.approval_proof, "controlling OAuthConsumers");
     if options.approval_proof == ApprovalProof::Off {
-        warn!("--approval-proof is off: whoever may update a consumer may approve it, as far as the API server lets them");
+        warn!("--approval-proof is off: every account that may update a consumer may approve it");
     }
     metrics.approval_proof.set(i64::from(options.approval_proof == ApprovalProof::Required));
     let settings = Settings {
@@ -328,7 +328,7 @@ async fn control(
         namespaces: options.namespaces,
         limits: SecretLimits { min: options.min_secret_bytes.into(), ..SecretLimits::default() },
         approval_proof: options.approval_proof,
-        proof_lifetime: PROOF_LIFETIME,
+        policy_check_lifetime: POLICY_CHECK_LIFETIME,
         sweep_period: options.sweep_period,
         reconcile_timeout: Duration::from_secs(30),
         longest_pause: Duration::from_mins(5),
@@ -341,7 +341,7 @@ async fn control(
 
 /// Keeps known whether the store answers, so that requests to `/readyz` cost it nothing.
 async fn watch_store(store: &dyn ConsumerStore, readiness: &Readiness, shutdown: CancellationToken) {
-    let mut period = tokio::time::interval(STORE_PERIOD);
+    let mut period = tokio::time::interval(STORE_CHECK_PERIOD);
     period.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let asked = async {
@@ -374,7 +374,7 @@ async fn cluster_id(client: &kube::Client, readiness: &Readiness, shutdown: &Can
                 readiness.missing("cluster", what);
             }
         }
-        tokio::select! { () = tokio::time::sleep(PAUSE) => {}, () = shutdown.cancelled() => return None }
+        tokio::select! { () = tokio::time::sleep(RETRY_PAUSE) => {}, () = shutdown.cancelled() => return None }
     }
 }
 
@@ -384,7 +384,7 @@ async fn listen(address: std::net::SocketAddr, flag: &str) -> Result<TcpListener
 
 async fn overdue(shutdown: &CancellationToken) {
     shutdown.cancelled().await;
-    tokio::time::sleep(GRACE).await;
+    tokio::time::sleep(SHUTDOWN_TIMEOUT).await;
 }
 
 fn cores() -> usize {

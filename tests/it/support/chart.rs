@@ -8,7 +8,6 @@ use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
 use kube::{Api, Client, ResourceExt};
 use oauthconsumer_operator::api::{DECIDED_BY, OAuthConsumer};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
@@ -81,8 +80,8 @@ pub fn render(args: &[&str]) -> Vec<Value> {
         .output()
         .expect("tests need the helm of `dev/with-control-plane.sh`");
     assert!(rendered.status.success(), "{}", String::from_utf8_lossy(&rendered.stderr));
-    let documents = serde_yaml::Deserializer::from_slice(&rendered.stdout);
-    documents.map(|document| Value::deserialize(document).unwrap()).filter(|document| !document.is_null()).collect()
+    let documents: Vec<Value> = serde_yaml::from_slice_multiple(&rendered.stdout).unwrap();
+    documents.into_iter().filter(|document| !document.is_null()).collect()
 }
 
 /// A namespace under the policies, in which the controller has what the chart gives it.

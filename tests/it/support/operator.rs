@@ -52,7 +52,7 @@ impl Operator {
             namespaces: vec![cluster.namespace.clone()],
             limits: SecretLimits::default(),
             approval_proof: ApprovalProof::Off,
-            proof_lifetime: Duration::from_secs(1),
+            policy_check_lifetime: Duration::from_secs(1),
             sweep_period: Duration::from_millis(250),
             reconcile_timeout: Duration::from_secs(10),
             longest_pause: Duration::from_millis(500),

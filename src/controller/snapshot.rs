@@ -1,4 +1,4 @@
-//! Observe: what a decision rests on. Writes nothing.
+//! Snapshots: what a decision rests on, read from the caches or from the API server. Nothing is written here.
 
 use std::sync::Arc;
 
@@ -6,20 +6,22 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use tracing::warn;
 
+use super::execute::Priority;
 use super::failure::{api, is_absent};
 use super::patch::{consumers, secrets};
 use super::scope::Scope;
 use super::{Context, now};
 use crate::api::{OAuthConsumer, OAuthConsumerStatus, render, same_but_for_times};
 use crate::consumer::{
-    Failure, Object, Observed, Phc, SecretLimits, SecretProblem, SecretSeen, SecretSource, SecretValue, Statement, needs_proof,
+    Failure, Missing, Object, Observed, Outcome, Phc, PolicyEnforced, SecretLimits, SecretProblem, SecretSeen, SecretSource,
+    SecretValue, StatusUpdate, decide,
 };
 use crate::store::{Found, Head, Replaces};
 
-/// What was seen, and the object it was seen on, for the preconditions of patches.
+/// What was seen of an object, and the object itself, for the preconditions of patches.
 #[derive(Clone)]
-pub(super) struct Look {
-    /// The object as it was seen; the name it goes by if it is gone.
+pub(super) struct Snapshot {
+    /// The object; only its name, if it is gone.
     pub(super) object: Arc<OAuthConsumer>,
     /// What decisions rest on.
     pub(super) seen: Observed,
@@ -27,80 +29,68 @@ pub(super) struct Look {
     read_at: Head,
 }
 
-/// Whether a look at an object reads its Secret.
-#[derive(Clone, Copy)]
-pub(super) enum SecretWanted {
-    /// Whatever the object says.
-    Always,
-    /// Only if the object wants sign-in to be open: what ends it must not depend on a Secret that cannot be read.
-    IfOpen,
-    /// In no case: for objects whose Secrets are another controller's.
-    Never,
-}
+// === impl Snapshot ===
 
-// === impl Look ===
-
-impl Look {
-    /// A glance at the caches: enough to tell whether there is something to do.
-    pub(super) fn glance(ctx: &Context, scope: &Scope, object: Arc<OAuthConsumer>, found: Found) -> Self {
+impl Snapshot {
+    /// From the caches: enough to tell whether there is something to do.
+    pub(super) fn cached(ctx: &Context, scope: &Scope, object: Arc<OAuthConsumer>, found: Found) -> Self {
         let view = object.observed();
         let secret = scope.secret(&view);
         Self::new(ctx, object, Some(view), secret, found)
     }
 
-    /// An object as it was listed, or nothing but the name of one, with its record: something to look for.
-    pub(super) fn unseen(ctx: &Context, object: Arc<OAuthConsumer>, found: Found) -> Self {
-        Self::new(ctx, object, None, SecretSeen::Unknown, found)
-    }
-
-    /// An object as it was listed, with its record, for what there is to say about it.
+    /// From a list of objects, of whose Secrets nothing is known.
     pub(super) fn listed(ctx: &Context, object: Arc<OAuthConsumer>, found: Found) -> Self {
         let view = object.observed();
         Self::new(ctx, object, Some(view), SecretSeen::Unknown, found)
     }
 
-    /// A look at the API server, newer than the record in hand. Where there is no record yet, the object itself need not be
-    /// asked for if the first write will be a patch with its UID and resourceVersion: its answer is a look.
-    pub(super) async fn confirm(
-        self,
-        ctx: &Context,
-        patch_comes_first: bool,
-        secret_wanted: SecretWanted,
-    ) -> Result<Self, Failure> {
-        let object = if patch_comes_first { Some(self.object.clone()) } else { current(ctx, &self.object).await?.map(Arc::new) };
-        let found = (self.read_at, self.seen.record);
-        let Some(object) = object else {
-            return Ok(Self::new(ctx, self.object, None, SecretSeen::Missing, found));
+    /// Of an object that is gone, as far as is known.
+    pub(super) fn gone(ctx: &Context, object: Arc<OAuthConsumer>, found: Found) -> Self {
+        Self::new(ctx, object, None, SecretSeen::Unknown, found)
+    }
+
+    /// From the API server, newer than the record at hand. For an object that has neither a record nor our finalizer, the cached object
+    /// will do: the first write is a patch with its UID and resourceVersion, so its answer is as good.
+    pub(super) async fn refreshed(&self, ctx: &Context, priority: Priority) -> Result<Self, Failure> {
+        let is_patched_first = |object: &Object| !object.has_finalizer && !object.deleting && self.seen.record.is_none();
+        let object = if self.seen.object.as_ref().is_some_and(is_patched_first) {
+            Some(self.object.clone())
+        } else {
+            current(ctx, &self.object).await?.map(Arc::new)
         };
+        let found = (self.read_at.clone(), self.seen.record.clone());
+        let Some(object) = object else { return Ok(Self::gone(ctx, self.object.clone(), found)) };
         let view = object.observed();
-        let trusted = found.1.as_ref().filter(|stored| stored.intact && !stored.record.is_removed());
-        let phc = trusted.and_then(|stored| stored.record.phc());
-        let (secret, hash_is_known) = match secret_wanted {
-            _ if view.deleting => (SecretSeen::Unknown, false),
-            SecretWanted::Never => (SecretSeen::Unknown, false),
-            SecretWanted::IfOpen if view.is_shut() => (SecretSeen::Unknown, false),
-            SecretWanted::IfOpen | SecretWanted::Always => secret(ctx, &view, &self.seen.owner.uid, phc).await?,
-        };
-        let mut look = Self::new(ctx, object, Some(view), secret, found);
-        look.seen.hash_is_known = hash_is_known;
-        if needs_proof(&look.seen) {
-            look.seen.approvals_count = match ctx.proofs.of(ctx, &look.object).await {
-                Ok(counts) => counts,
-                // Nothing keeps a hold waiting: what it holds is then an approval that does not count.
-                Err(cause) if look.seen.object.as_ref().is_some_and(Object::is_shut) => {
-                    warn!(%cause, "an approval could not be proved, and its consumer is to be closed: it does not count");
-                    false
+        let mut snapshot = Self::new(ctx, object, Some(view.clone()), SecretSeen::Unknown, found);
+        if priority.needs_secret(&view) {
+            let recorded = snapshot.seen.trusted().and_then(|record| record.phc());
+            (snapshot.seen.secret, snapshot.seen.hash_is_known) = secret(ctx, &view, &snapshot.seen.owner.uid, recorded).await?;
+        }
+        if matches!(decide(&snapshot.seen), Err(Missing::Policy)) {
+            snapshot.seen.policy = match ctx.policies.check(ctx, &snapshot.object).await {
+                Ok(policy) => policy,
+                // What ends a sign-in does not wait for it: the approval does not count.
+                Err(cause) if !view.allows_signin() => {
+                    warn!(%cause, "it is not known who may approve, and sign-in is to end: the approval does not count");
+                    PolicyEnforced::Absent
                 }
                 Err(cause) => return Err(cause),
             };
         }
-        Ok(look)
+        Ok(snapshot)
+    }
+
+    /// Nothing was done: this stood in the way.
+    pub(super) fn failed(self, failure: Failure) -> (Self, Outcome) {
+        let outcome = Outcome { record: self.seen.record.clone(), failure: Some(failure), cluster_restored: false };
+        (self, outcome)
     }
 
     /// The status to write so that it says this; none if it does already.
-    pub(super) fn status_to_write(&self, statement: &Statement) -> Option<OAuthConsumerStatus> {
+    pub(super) fn status_to_write(&self, update: &StatusUpdate) -> Option<OAuthConsumerStatus> {
         let old = self.object.status.clone().unwrap_or_default();
-        let new = render(&old, statement, self.object.metadata.generation.unwrap_or_default(), now());
+        let new = render(&old, update, self.object.metadata.generation.unwrap_or_default(), now());
         (!same_but_for_times(&old, &new)).then_some(new)
     }
 
@@ -123,7 +113,8 @@ impl Look {
             object: view,
             secret,
             record,
-            approvals_count: true,
+            policy: PolicyEnforced::Unknown,
+            now: now(),
             hash_is_known: false,
         };
         Self { object, seen, read_at }

@@ -1,20 +1,20 @@
-//! Proof that the API server asks who may approve, before an approval counts.
+//! Whether the API server enforces who may approve, before an approval counts.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use kube::ResourceExt;
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
+use parking_lot::Mutex;
 use serde_json::json;
 use tracing::error;
 use uuid::Uuid;
 
 use super::Context;
-use super::failure::{api, message};
+use super::failure::{api, has_code, message};
 use super::patch::{consumers, written_by};
 use crate::api::{DECIDED, DECIDED_BY, OAuthConsumer, OAuthConsumerSpec};
-use crate::consumer::Failure;
+use crate::consumer::{Failure, PolicyEnforced};
 
 /// Of a consumer name, what leaves room for more: 255 characters is the most.
 const LONGEST_STEM: usize = 240;
@@ -23,36 +23,38 @@ const LONGEST_STEM: usize = 240;
 const LONGEST_NAME_STEM: usize = 200;
 
 /// Whether approvals need a proof to count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, strum::Display)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::EnumString, strum::VariantNames)]
 #[strum(serialize_all = "lowercase")]
 pub enum ApprovalProof {
     /// An approval counts once the API server was seen to refuse one, by the policy `oauthconsumers-approve`.
     Required,
-    /// Whoever may update an `OAuthConsumer` may approve it: for clusters that do not want the policies.
+    /// Every account that may update an `OAuthConsumer` may approve it: for clusters that do not want the policies.
     Off,
 }
 
 /// In which namespaces the policy was seen at work, and when.
 #[derive(Default)]
-pub(super) struct Proofs(Mutex<HashMap<String, Instant>>);
+pub(super) struct PolicyChecks(Mutex<HashMap<String, Instant>>);
 
-// === impl Proofs ===
+// === impl PolicyChecks ===
 
-impl Proofs {
-    /// Whether an approval of this object counts. Tries out, without effect, what our own account must not do: to approve the
+impl PolicyChecks {
+    /// Whether the policy is enforced for this object. Tries out, without effect, what our own account must not do: to approve the
     /// object under another name, and to create an approved one.
-    pub(super) async fn of(&self, ctx: &Context, object: &OAuthConsumer) -> Result<bool, Failure> {
+    pub(super) async fn check(&self, ctx: &Context, object: &OAuthConsumer) -> Result<PolicyEnforced, Failure> {
         let namespace = object.namespace().unwrap_or_default();
-        if ctx.settings.approval_proof == ApprovalProof::Off || self.is_fresh(&namespace, ctx.settings.proof_lifetime) {
-            return Ok(true);
+        let lifetime = ctx.settings.policy_check_lifetime;
+        let is_fresh = |since: &Instant| since.elapsed() < lifetime;
+        if ctx.settings.approval_proof == ApprovalProof::Off || self.0.lock().get(&namespace).is_some_and(is_fresh) {
+            return Ok(PolicyEnforced::Enforced);
         }
         let asked = Instant::now();
         if refuses_update(ctx, object).await? && refuses_create(ctx, object).await? {
-            let mut proved = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            // Namespaces come and go: an old proof is none.
-            proved.retain(|_, since| since.elapsed() < ctx.settings.proof_lifetime);
-            proved.insert(namespace, asked);
-            return Ok(true);
+            let mut enforced = self.0.lock();
+            // Namespaces come and go.
+            enforced.retain(|_, since| is_fresh(since));
+            enforced.insert(namespace, asked);
+            return Ok(PolicyEnforced::Enforced);
         }
         ctx.metrics.approvals_unproved.inc();
         error!(
@@ -60,12 +62,7 @@ impl Proofs {
             "the API server lets the operator itself approve, so the policy oauthconsumers-approve is missing, was changed, does \
              not bind this namespace, does not deny, or the operator was given the verb approve: the approval does not count"
         );
-        Ok(false)
-    }
-
-    fn is_fresh(&self, namespace: &str, lifetime: Duration) -> bool {
-        let proved = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        proved.get(namespace).is_some_and(|since| since.elapsed() < lifetime)
+        Ok(PolicyEnforced::Absent)
     }
 }
 
@@ -116,7 +113,7 @@ fn is_refused(verb: &str, namespace: &str, name: &str, tried: kube::Result<OAuth
     let refusal = format!(
         "oauthconsumers.oauthconsumers.dev \"{name}\" is forbidden: ValidatingAdmissionPolicy 'oauthconsumers-approve' with binding '"
     );
-    if matches!(&error, kube::Error::Api(status) if status.code == 403) && message(&error).starts_with(&refusal) {
+    if has_code(&error, 403) && message(&error).starts_with(&refusal) {
         return Ok(true);
     }
     let what = format!("OAuthConsumer {namespace}/{name} without effect, to see whether approvals are guarded");

@@ -1,0 +1,91 @@
+//! Why a plan was not carried out, and what follows from it.
+
+use super::conditions::{ConditionStatus, StatusUpdate};
+use super::{Missing, Object, Reason};
+
+/// Why a plan was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// Another writer was faster, or more has to be known; a newer snapshot tells.
+    #[error("conflict: {0}")]
+    Conflict(String),
+    /// The store does not answer.
+    #[error("{0}")]
+    Store(String),
+    /// The key belongs, or once belonged, to another consumer.
+    #[error("the key {0} is in use")]
+    KeyInUse(String),
+    /// The API server does not answer, or refuses.
+    #[error("{0}")]
+    Api(String),
+    /// A fault of the operator: a panic, a time-out, a hash that cannot be computed.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// When to come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requeue {
+    /// When something changes.
+    AtChange,
+    /// After a pause that grows with each failure in a row.
+    Backoff,
+}
+
+/// What follows from a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handling {
+    /// When to come back.
+    pub requeue: Requeue,
+    /// Whether an administrator is told in the log. What mends itself, or what the status says for good, is not.
+    pub is_logged: bool,
+    /// What the condition `Ready` says. None: what was published stays.
+    pub ready: Option<(ConditionStatus, Reason)>,
+}
+
+// === impl Failure ===
+
+impl Failure {
+    /// What follows from it.
+    #[must_use]
+    pub fn handling(&self) -> Handling {
+        use ConditionStatus::{False, Unknown};
+        use Requeue::{AtChange, Backoff};
+        let (requeue, is_logged, ready) = match self {
+            Self::Conflict(_) => (Backoff, false, None),
+            Self::Store(_) => (Backoff, true, Some((False, Reason::StoreUnavailable))),
+            // Only the user can help, and that is a change. The sweep asks again, should the key become free.
+            Self::KeyInUse(_) => (AtChange, false, Some((False, Reason::KeyInUse))),
+            Self::Api(_) | Self::Internal(_) => (Backoff, true, Some((Unknown, Reason::Pending))),
+        };
+        Handling { requeue, is_logged, ready }
+    }
+
+    /// What the status says of it.
+    pub(super) fn status(&self, object: &Object) -> Option<StatusUpdate> {
+        let (ready, reason) = self.handling().ready?;
+        let message = match self {
+            Self::Store(_) => "the store does not answer, so nothing can be said or changed; retrying",
+            Self::Internal(_) => "the operator failed and tries again; its log says why",
+            Self::Api(message) | Self::Conflict(message) => message,
+            Self::KeyInUse(key) => {
+                let message = if object.adopted_key.is_some() {
+                    format!(
+                        "the key {key} belongs, or once belonged, to another consumer in the store; delete this object and choose \
+                         another key, or free that one in the store"
+                    )
+                } else {
+                    format!("the key {key} of this object was brought along by another consumer; delete that one, then this one")
+                };
+                return Some(StatusUpdate::nothing(reason, &message, true));
+            }
+        };
+        Some(StatusUpdate::unknown(ready, reason, message))
+    }
+}
+
+impl From<Missing> for Failure {
+    fn from(missing: Missing) -> Self {
+        Self::Conflict(missing.to_string())
+    }
+}

@@ -1,0 +1,150 @@
+//! The executor: every plan for an object is made and carried out here.
+
+use std::sync::Arc;
+
+use super::snapshot::Snapshot;
+use super::{Context, now, patch};
+use crate::consumer::{Effect, Failure, Missing, Object, Observed, Outcome, Phc, Plan, Record, Stored, Unhashed, decide, deny};
+use crate::store::{Replaces, StoreError};
+use crate::telemetry::Effects;
+
+/// What a plan is made for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Priority {
+    /// All that the object needs.
+    Reconcile,
+    /// The end of its sign-in, before all else.
+    Deny,
+    /// The end of the sign-in of any object of the cluster. Its Secret may be another controller's.
+    DenyAnywhere,
+}
+
+// === impl Priority ===
+
+impl Priority {
+    fn plan(self, seen: &Observed) -> Result<Plan, Missing> {
+        match self {
+            Self::Reconcile => decide(seen),
+            Self::Deny | Self::DenyAnywhere => Ok(deny(seen).unwrap_or_default()),
+        }
+    }
+
+    /// Whether the plan depends on the Secret. What ends sign-in must not depend on a Secret that cannot be read.
+    pub(super) fn needs_secret(self, object: &Object) -> bool {
+        match self {
+            Self::Reconcile => !object.deleting,
+            Self::Deny => object.allows_signin(),
+            Self::DenyAnywhere => false,
+        }
+    }
+}
+
+/// Decides on the snapshot, refreshes it if the record is to be written, decides again, and carries that out.
+pub(super) async fn execute(ctx: &Context, mut snapshot: Snapshot, priority: Priority) -> (Snapshot, Outcome) {
+    let mut plan = priority.plan(&snapshot.seen);
+    if priority == Priority::DenyAnywhere || plan.as_ref().map_or(true, Plan::writes_record) {
+        snapshot = match snapshot.refreshed(ctx, priority).await {
+            Ok(refreshed) => refreshed,
+            Err(failure) => return snapshot.failed(failure),
+        };
+        plan = priority.plan(&snapshot.seen);
+    }
+    match plan {
+        Ok(plan) => {
+            let outcome = apply(ctx, &mut snapshot, plan).await;
+            (snapshot, outcome)
+        }
+        Err(missing) => snapshot.failed(missing.into()),
+    }
+}
+
+/// Closes a record that cannot be compared with its object. None if another writer was faster.
+pub(super) async fn close_unseen(ctx: &Context, stored: Stored) -> Result<Option<Stored>, StoreError> {
+    let version = Replaces::Version(stored.version);
+    match ctx.store.write(stored.out_of_scope(), version, now()).await {
+        Ok(closed) => Ok(Some(closed)),
+        Err(StoreError::Swapped) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Carries out the plan and stops at the first failure. The snapshot is brought up to date with the answers.
+async fn apply(ctx: &Context, snapshot: &mut Snapshot, plan: Plan) -> Outcome {
+    let mut outcome = Outcome { record: snapshot.seen.record.clone(), ..Outcome::default() };
+    match forget_versions_after_restore(ctx, &snapshot.seen).await {
+        Ok(false) => {}
+        Ok(true) => {
+            outcome.cluster_restored = true;
+            outcome.failure = Some(Failure::Conflict("the cluster was restored from a backup; looking again".into()));
+        }
+        Err(failure) => outcome.failure = Some(failure),
+    }
+    for effect in plan.effects {
+        if outcome.failure.is_some() {
+            break;
+        }
+        if let Err(failure) = carry_out(ctx, snapshot, effect, &mut outcome.record).await {
+            outcome.failure = Some(failure);
+        }
+    }
+    outcome
+}
+
+async fn carry_out(ctx: &Context, snapshot: &mut Snapshot, effect: Effect, record: &mut Option<Stored>) -> Result<(), Failure> {
+    match effect {
+        Effect::AddFinalizer => {
+            let generation = snapshot.object.metadata.generation;
+            snapshot.object = Arc::new(patch::finalizer(&ctx.client, &snapshot.object, true).await?);
+            ctx.own_writes.remember(&snapshot.seen.owner.uid, snapshot.object.metadata.resource_version.as_deref());
+            if snapshot.object.metadata.generation != generation {
+                return Err(Failure::Conflict("admission changed the spec; looking again".into()));
+            }
+            ctx.metrics.effect(Effects::FinalizerAdded);
+        }
+        Effect::RemoveFinalizer => {
+            snapshot.object = Arc::new(patch::finalizer(&ctx.client, &snapshot.object, false).await?);
+            ctx.metrics.effect(Effects::FinalizerRemoved);
+        }
+        Effect::WriteRecord(to_write) => *record = Some(commit(ctx, snapshot, *to_write).await?),
+        Effect::HashAndWriteRecord(unhashed) => {
+            let to_write = hash(ctx, snapshot, *unhashed).await?;
+            *record = Some(commit(ctx, snapshot, to_write).await?);
+        }
+    }
+    Ok(())
+}
+
+async fn commit(ctx: &Context, snapshot: &Snapshot, record: Record) -> Result<Stored, Failure> {
+    let stored = ctx.store.write(record, snapshot.replaces(), snapshot.seen.now).await?;
+    ctx.metrics.effect(match () {
+        () if stored.record.is_removed() => Effects::RecordRemoved,
+        () if snapshot.seen.is_repair() => Effects::RecordRepaired,
+        () => Effects::RecordWritten,
+    });
+    Ok(stored)
+}
+
+/// The record with the hash of its secret; with the recorded hash, if that fits.
+async fn hash(ctx: &Context, snapshot: &Snapshot, unhashed: Unhashed) -> Result<Record, Failure> {
+    // Before a hash is spent: the key may be taken.
+    if snapshot.seen.record.is_none() {
+        let (_, holder) = ctx.store.by_key(unhashed.key()).await?;
+        if holder.is_some_and(|holder| holder.stored.record.owner != snapshot.seen.owner) {
+            return Err(StoreError::KeyInUse(unhashed.key().clone()).into());
+        }
+    }
+    let (value, uid) = (&unhashed.value, &snapshot.seen.owner.uid);
+    let phc: Phc = ctx.hashing.renew(unhashed.recorded.clone(), value.clone()).await?;
+    ctx.metrics.effect(Effects::SecretHashed);
+    ctx.known_hashes.remember(uid, phc.clone(), ctx.fingerprints.of(value));
+    Ok(unhashed.with_hash(phc))
+}
+
+/// An older version than was recorded shows that the cluster was restored from a backup. Versions prove nothing any more then: they
+/// are forgotten in the store, so that this survives a crash and reaches every controller.
+async fn forget_versions_after_restore(ctx: &Context, seen: &Observed) -> Result<bool, Failure> {
+    if !seen.shows_restored_cluster() {
+        return Ok(false);
+    }
+    Ok(crate::store::forget_secret_versions(&*ctx.store, &ctx.settings.cluster_id, now()).await? > 0)
+}

@@ -1,0 +1,78 @@
+//! The end of a reconcile: conclude, publish, report, and say when to come back.
+
+use kube::ResourceExt;
+use kube::runtime::controller::Action;
+use tracing::{debug, warn};
+
+use super::execute::Priority;
+use super::snapshot::Snapshot;
+use super::{Context, patch};
+use crate::consumer::{EventDraft, EventReason, Failure, Outcome, Requeue, StatusUpdate, conclude};
+use crate::telemetry::{Effects, ReconcileResult};
+
+/// Publishes what changed, and reports it. The status is written here and nowhere else.
+pub(super) async fn finish(ctx: &Context, snapshot: Snapshot, outcome: Outcome, priority: Priority) -> Action {
+    let conclusion = conclude(&snapshot.seen, &outcome);
+    // Reported once the status says so, which happens once.
+    let (revoked, others): (Vec<_>, Vec<_>) =
+        conclusion.events.into_iter().partition(|event| event.reason == EventReason::Revoked);
+    report(ctx, &snapshot, &others);
+    let (mut failure, mut requeue) = (outcome.failure, conclusion.requeue);
+    let mut wrote = snapshot.seen.record != outcome.record;
+    let is_going = snapshot.seen.object.as_ref().is_none_or(|object| object.deleting);
+    let status = conclusion.status.map(|status| match priority {
+        Priority::DenyAnywhere if failure.is_none() && !is_going => status.without_secret(),
+        _ => status,
+    });
+    if let Some(status) = &status {
+        match publish(ctx, &snapshot, status).await {
+            Ok(published) => {
+                wrote |= published;
+                report(ctx, &snapshot, &revoked);
+            }
+            Err(error) => {
+                requeue = Requeue::Backoff;
+                failure = failure.or(Some(error));
+            }
+        }
+    }
+    ctx.metrics.reconciled(match &failure {
+        None if wrote => ReconcileResult::Done,
+        None => ReconcileResult::Quiet,
+        Some(Failure::Conflict(_)) => ReconcileResult::Overtaken,
+        Some(Failure::Store(_)) => ReconcileResult::StoreFailed,
+        Some(Failure::Api(_)) => ReconcileResult::ApiFailed,
+        Some(Failure::KeyInUse(_)) => ReconcileResult::KeyInUse,
+        Some(Failure::Internal(_)) => ReconcileResult::Internal,
+    });
+    let uid = &snapshot.seen.owner.uid;
+    if let Some(cause) = &failure {
+        let (namespace, name) = (snapshot.object.namespace().unwrap_or_default(), snapshot.object.name_any());
+        if cause.handling().is_logged {
+            warn!(namespace, name, %cause, "not reconciled");
+        } else {
+            debug!(namespace, name, %cause, "not reconciled");
+        }
+    } else {
+        ctx.attempts.succeeded(uid);
+    }
+    match requeue {
+        Requeue::AtChange => Action::await_change(),
+        Requeue::Backoff => Action::requeue(ctx.attempts.failed(uid)),
+    }
+}
+
+/// Reports what happened to the object.
+pub(super) fn report(ctx: &Context, snapshot: &Snapshot, events: &[EventDraft]) {
+    for event in events {
+        ctx.events.report(&snapshot.object, event);
+    }
+}
+
+async fn publish(ctx: &Context, snapshot: &Snapshot, update: &StatusUpdate) -> Result<bool, Failure> {
+    let Some(status) = snapshot.status_to_write(update) else { return Ok(false) };
+    let written = patch::status(&ctx.client, &snapshot.object, &status).await?;
+    ctx.own_writes.remember(&snapshot.seen.owner.uid, written.metadata.resource_version.as_deref());
+    ctx.metrics.effect(Effects::StatusWritten);
+    Ok(true)
+}
