@@ -9,7 +9,7 @@ use crate::consumer::{
     SecretOutcome, SecretProblem, SecretSeen, State, Stored,
 };
 use crate::store::StoreError;
-use crate::telemetry::Effects;
+use crate::telemetry::Operation;
 
 /// Carries out the plan and stops at the first failure. The look is brought up to date with the answers.
 pub(super) async fn apply(ctx: &Context, look: &mut Look, plan: Plan) -> Outcome {
@@ -41,11 +41,11 @@ async fn one(ctx: &Context, look: &mut Look, effect: Effect, record: &mut Option
             if look.object.metadata.generation != generation {
                 return Err(Failure::Overtaken("admission changed the spec; looking again".into()));
             }
-            Effects::FinalizerAdded
+            Operation::FinalizerAdded
         }
         Effect::RemoveFinalizer => {
             look.object = Arc::new(patch::finalizer(&ctx.client, &look.object, false).await?);
-            Effects::FinalizerRemoved
+            Operation::FinalizerRemoved
         }
         Effect::WriteRecord(draft) => {
             let Some(object) = look.seen.object.clone() else { return Err(Failure::Internal("nothing to record".into())) };
@@ -54,14 +54,14 @@ async fn one(ctx: &Context, look: &mut Look, effect: Effect, record: &mut Option
                 None => object.published_key.is_some(),
             };
             *record = Some(write(ctx, look, &object, *draft).await?);
-            if repairs { Effects::RecordRepaired } else { Effects::RecordWritten }
+            if repairs { Operation::RecordRepaired } else { Operation::RecordWritten }
         }
         Effect::RemoveRecord => {
             *record = Some(bury(ctx, look).await?);
-            Effects::RecordRemoved
+            Operation::RecordRemoved
         }
     };
-    ctx.metrics.effect(done);
+    ctx.metrics.effects.inc(done);
     Ok(())
 }
 
@@ -111,7 +111,7 @@ async fn hash(ctx: &Context, look: &Look) -> Result<Phc, Failure> {
     };
     let recorded = look.seen.live().filter(|stored| stored.intact).and_then(|stored| stored.record.phc().cloned());
     let phc = ctx.hashing.renew(recorded, value.clone()).await?;
-    ctx.metrics.effect(Effects::SecretHashed);
+    ctx.metrics.effects.inc(Operation::SecretHashed);
     ctx.known_hashes.remember(&look.seen.owner.uid, phc.clone(), ctx.fingerprints.of(value));
     Ok(phc)
 }

@@ -22,7 +22,7 @@ use crate::consumer::{
     Again, Conclusion, Effect, EventReason, Failure, Notice, Observed, Outcome, Statement, Stored, conclude, decide,
 };
 use crate::store::{Found, Head};
-use crate::telemetry::{Effects, ReconcileResult};
+use crate::telemetry::{Operation, ReconcileResult};
 
 /// Reconciles of one scope that are begun at once; most wait for one of the process's slots.
 const WAITING: u16 = 64;
@@ -238,10 +238,10 @@ pub(super) async fn settle(ctx: &Context, look: Look, outcome: Outcome) -> Actio
             }
         }
     }
-    ctx.metrics.reconciled(match &failure {
-        None if wrote => ReconcileResult::Done,
-        None => ReconcileResult::Quiet,
-        Some(Failure::Overtaken(_)) => ReconcileResult::Overtaken,
+    ctx.metrics.reconciles.inc(match &failure {
+        None if wrote => ReconcileResult::Changed,
+        None => ReconcileResult::Unchanged,
+        Some(Failure::Overtaken(_)) => ReconcileResult::Conflict,
         Some(Failure::Store(_)) => ReconcileResult::StoreFailed,
         Some(Failure::Api(_)) => ReconcileResult::ApiFailed,
         Some(Failure::KeyInUse(_)) => ReconcileResult::KeyInUse,
@@ -268,6 +268,6 @@ async fn publish(ctx: &Context, look: &Look, statement: &Statement) -> Result<bo
     let Some(status) = look.status_to_write(statement) else { return Ok(false) };
     let written = patch::status(&ctx.client, &look.object, &status).await?;
     ctx.own_writes.remember(&look.seen.owner.uid, written.metadata.resource_version.as_deref());
-    ctx.metrics.effect(Effects::StatusWritten);
+    ctx.metrics.effects.inc(Operation::StatusWritten);
     Ok(true)
 }

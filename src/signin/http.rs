@@ -72,7 +72,7 @@ async fn check(
         Verdict::Limited(pause) => (CheckOutcome::Limited, limited(pause)),
         Verdict::Unavailable => (CheckOutcome::Unavailable, unavailable()),
     };
-    metrics.checked(outcome);
+    metrics.signin_checks.inc(outcome);
     if is_left_unread { closing(response) } else { response }
 }
 

@@ -18,7 +18,7 @@ const HEAD: usize = 16 * 1024;
 pub fn port(verifier: Arc<Verifier>, metrics: Arc<Metrics>, certificate: Option<Arc<Certificate>>) -> Port {
     Port {
         limits: Limits { connections: CONNECTIONS, head: HEAD, gateways: verifier.trusted_proxies().to_vec() },
-        refused: metrics.refused_at(PortName::Signin),
+        refused: metrics.connections_refused.counter(PortName::Signin),
         acceptor: certificate.map(|certificate| Box::new(move || certificate.acceptor()) as _),
         routes: routes(verifier, metrics),
     }

@@ -264,7 +264,7 @@ impl Verifier {
     async fn look_at_store(&self, key: &ConsumerKey) -> Result<Option<Arc<Entry>>, CheckError> {
         let asked = Instant::now();
         let (head, change) = self.store.get().ok_or(CheckError::NotOpen)?.by_key(key).await?;
-        self.metrics.signin_looks.inc();
+        self.metrics.store_lookups.inc();
         // As with memory: an answer is as old as its question.
         if asked.elapsed() > self.settings.max_staleness {
             return Err(CheckError::Late);

@@ -46,7 +46,7 @@ const HEAD: usize = 8 * 1024;
 /// The admin port.
 #[must_use]
 pub fn port(metrics: Arc<Metrics>, readiness: Readiness) -> Port {
-    let refused = metrics.refused_at(PortName::Admin);
+    let refused = metrics.connections_refused.counter(PortName::Admin);
     let routes = Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))

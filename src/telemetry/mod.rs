@@ -7,5 +7,5 @@ mod shutdown;
 
 pub use admin::{Readiness, port};
 pub use logs::{LogFormat, init};
-pub use metrics::{CheckOutcome, Effects, Metrics, PortName, ReconcileResult};
+pub use metrics::{CheckOutcome, Metrics, Operation, PortName, ReconcileResult};
 pub use shutdown::on_signal;

@@ -27,12 +27,12 @@ async fn a_consumer_that_is_known_costs_no_look_and_no_hash(store: TestStore) {
     let check = Check::of(store.reader().await).await;
     check.is_current().await;
     assert!(check.admits(&key, SECRET).await);
-    let cost = (check.metrics.signin_looks.get(), check.metrics.signin_hashes.get());
+    let cost = (check.metrics.store_lookups.get(), check.metrics.signin_hashes.get());
     assert_eq!(cost, (1, 1));
     for _ in 0..100 {
         assert!(check.admits(&key, SECRET).await);
     }
-    assert_eq!(cost, (check.metrics.signin_looks.get(), check.metrics.signin_hashes.get()));
+    assert_eq!(cost, (check.metrics.store_lookups.get(), check.metrics.signin_hashes.get()));
 }
 
 async fn what_is_refused_costs_a_hash_unless_it_never_was_issued(store: TestStore) {
@@ -112,10 +112,10 @@ async fn a_disapproval_while_a_hash_waits_is_refused(store: TestStore) {
         tokio::spawn(async move { check.status(&key, SECRET).await })
     };
     let busy = ask(slow.consumer_key.to_string());
-    eventually("the thread is busy", || async { check.metrics.signin_looks.get() == 1 }).await;
+    eventually("the thread is busy", || async { check.metrics.store_lookups.get() == 1 }).await;
     // The one waits for the thread, the others for their turn after it.
     let waiting: Vec<_> = (0..5).map(|_| ask(key.clone())).collect();
-    eventually("all have looked", || async { check.metrics.signin_looks.get() == 6 }).await;
+    eventually("all have looked", || async { check.metrics.store_lookups.get() == 6 }).await;
     let before = store.store.find(&approved("jazz", SECRET).owner).await.unwrap();
     put(&*store.store, Record { state: State::Disapproved, ..before.record }).await;
     assert_eq!(busy.await.unwrap(), StatusCode::OK);

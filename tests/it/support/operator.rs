@@ -12,7 +12,7 @@ use oauthconsumer_operator::hashing::HashPool;
 use oauthconsumer_operator::listener::Peer;
 use oauthconsumer_operator::signin::{self, Verifier};
 use oauthconsumer_operator::store::ConsumerStore;
-use oauthconsumer_operator::telemetry::{Effects, Metrics, Readiness, ReconcileResult};
+use oauthconsumer_operator::telemetry::{Metrics, Operation, Readiness, ReconcileResult};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -77,15 +77,15 @@ impl Operator {
         tokio::time::timeout(Duration::from_secs(10), self.task).await.expect("the operator did not stop").unwrap();
     }
 
-    pub fn count(&self, effect: Effects) -> u64 {
-        self.metrics.count_of(effect)
+    pub fn count(&self, effect: Operation) -> u64 {
+        self.metrics.effects.get(effect)
     }
 
     /// Reconciles that came to an end.
     pub fn reconciles(&self) -> u64 {
-        use ReconcileResult::{ApiFailed, Done, Internal, KeyInUse, Overtaken, Quiet, StoreFailed};
-        let results = [ApiFailed, Done, Internal, KeyInUse, Overtaken, Quiet, StoreFailed];
-        results.into_iter().map(|result| self.metrics.count_of_results(result)).sum()
+        use ReconcileResult::{ApiFailed, Changed, Conflict, Internal, KeyInUse, StoreFailed, Unchanged};
+        let results = [ApiFailed, Changed, Conflict, Internal, KeyInUse, StoreFailed, Unchanged];
+        results.into_iter().map(|result| self.metrics.reconciles.get(result)).sum()
     }
 
     /// Waits for a sweep that begins after now to finish.
