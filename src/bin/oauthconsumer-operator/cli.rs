@@ -12,9 +12,10 @@ use jiff::SignedDuration;
 use oauthconsumer_operator::consumer::{ConsumerKey, HashCost};
 use oauthconsumer_operator::controller::ApprovalProof;
 use oauthconsumer_operator::signin::{Rate, Settings};
-use oauthconsumer_operator::telemetry::LogFormat;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+
+use crate::logs::LogFormat;
 
 /// Manages OAuth consumers on Kubernetes: keeps a record for each `OAuthConsumer`, and answers sign-in checks from those
 /// records.

@@ -21,6 +21,7 @@ use tracing::{error, info, warn};
 use crate::cli::{
     CleanupOptions, Common, ControllerOnly, ControllerOptions, RevokeOptions, RunOptions, SigninOnly, SigninOptions,
 };
+use crate::logs;
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -64,7 +65,7 @@ pub fn signin(options: SigninOnly) -> Outcome {
 }
 
 fn start(common: Common, controller: Option<ControllerOptions>, signin: Option<SigninOptions>) -> Outcome {
-    telemetry::init(&common.log_level, common.log_format)?;
+    logs::init(&common.log_level, common.log_format)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(Process::default().run(common, controller, signin));
     runtime.shutdown_timeout(Duration::from_secs(1));
