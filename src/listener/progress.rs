@@ -2,21 +2,22 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep_until};
 
 /// How long a client may take for a head, from the connection on or from the head's first byte on.
-pub(super) const HEAD: Duration = Duration::from_secs(10);
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a connection may be idle, and how long a client may take to read its answer. Gateways keep theirs for less, so that
 /// they close first and no request meets a closed connection.
-pub(super) const IDLE: Duration = Duration::from_secs(75);
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// How far a connection has come. The connection writes it; the port reads it when it needs the connection's place.
+/// How far a connection has come. The connection writes it; the port reads it when it needs the connection's slot.
 #[derive(Clone)]
 pub(super) struct Progress(Arc<Mutex<State>>);
 
@@ -61,18 +62,14 @@ impl Progress {
         Self(Arc::new(Mutex::new(State { stage: Stage::Head, since, received, length: None, pipelines: false })))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// A first head is due again: a TLS handshake has ended.
     pub(super) fn restart(&self) {
-        self.state().since = Instant::now();
+        self.0.lock().since = Instant::now();
     }
 
     /// These bytes have come.
     pub(super) fn receive(&self, bytes: &[u8]) {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         state.received.count(bytes);
         if state.stage == Stage::Idle && !bytes.is_empty() {
             state.enter(Stage::Head);
@@ -81,14 +78,14 @@ impl Progress {
 
     /// The head is complete. `body` is the length of what follows, unless it is unknown.
     pub(super) fn begin(&self, body: Option<u64>) {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         state.length = state.received.head.zip(body).map(|(head, body)| head.saturating_add(body));
         state.enter(Stage::Request);
     }
 
     /// The answer is there.
     pub(super) fn finish(&self) {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         state.pipelines |= state.length != Some(state.received.bytes);
         state.received = Received::default();
         let next = if state.pipelines { Stage::Head } else { Stage::Idle };
@@ -98,14 +95,14 @@ impl Progress {
     /// Since when the connection waits for its client; none while a request that was sent in full is being answered. A request
     /// without a length is never known to be sent in full.
     pub(super) fn waits_since(&self) -> Option<Instant> {
-        let state = self.state();
+        let state = self.0.lock();
         let is_complete = state.length.is_some_and(|length| state.received.bytes >= length);
         (state.stage != Stage::Request || !is_complete).then_some(state.since)
     }
 
     fn deadline(&self) -> Instant {
-        let state = self.state();
-        state.since + if state.stage == Stage::Head { HEAD } else { IDLE }
+        let state = self.0.lock();
+        state.since + if state.stage == Stage::Head { HEAD_TIMEOUT } else { IDLE_TIMEOUT }
     }
 
     /// Returns when the deadline has passed. To be polled after the connection, in the same task: a deadline that comes

@@ -9,7 +9,7 @@ use axum::http::{Request, StatusCode};
 use oauthconsumer_operator::consumer::SecretLimits;
 use oauthconsumer_operator::controller::{self, ApprovalProof, Settings};
 use oauthconsumer_operator::hashing::HashPool;
-use oauthconsumer_operator::listener::Peer;
+use oauthconsumer_operator::listener::RemoteAddr;
 use oauthconsumer_operator::signin::{self, Verifier};
 use oauthconsumer_operator::store::ConsumerStore;
 use oauthconsumer_operator::telemetry::{Metrics, Operation, Readiness, ReconcileResult};
@@ -114,7 +114,7 @@ impl Operator {
     pub async fn ask(&self, headers: &[(&str, &[u8])]) -> Answer {
         let (settings, hashing) = (signin::Settings::default(), HashPool::new(1, CHEAP));
         let verifier = Verifier::new(Arc::new(self.store.clone().into()), settings, hashing, self.metrics.clone()).await.unwrap();
-        let mut request = Request::get("/signin").extension(Peer(Ipv4Addr::LOCALHOST.into()));
+        let mut request = Request::get("/signin").extension(RemoteAddr(Ipv4Addr::LOCALHOST.into()));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
