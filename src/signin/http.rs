@@ -209,7 +209,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_form_that_does_not_arrive_is_given_up() {
         let cheap = HashCost { memory: 32, passes: 1, lanes: 1 };
-        let (metrics, hashing) = (Arc::new(Metrics::default()), HashPool::new(1, cheap));
+        let (metrics, hashing) = (Arc::new(Metrics::default()), HashPool::new(1, cheap).unwrap());
         let verifier = Verifier::new(Arc::new(OnceLock::new()), Settings::default(), hashing, metrics.clone()).await.unwrap();
         let half = stream::iter([Ok::<_, std::io::Error>(FORM)]).chain(stream::pending());
         let request = Request::post("/signin")

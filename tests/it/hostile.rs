@@ -287,7 +287,7 @@ async fn clients_that_leave_give_their_turns_back() {
     let record = with_cost("hostile", SECRET, cost);
     let key = record.consumer_key.to_string();
     put(&*store.store, record).await;
-    let check = Check::serve(store.store.clone(), unlimited(), HashPool::new(1, CHEAP), None).await;
+    let check = Check::serve(store.store.clone(), unlimited(), HashPool::new(1, CHEAP).unwrap(), None).await;
     check.is_current().await;
 
     // More than may wait for one key.

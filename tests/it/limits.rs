@@ -173,7 +173,7 @@ async fn whom_memory_knows_is_not_shut_out_while_memory_is_behind() {
     let record = approved("one", SECRET);
     let key = record.consumer_key.to_string();
     put(&*store.store, record).await;
-    let (metrics, hashing) = (Arc::new(Metrics::default()), HashPool::new(1, CHEAP));
+    let (metrics, hashing) = (Arc::new(Metrics::default()), HashPool::new(1, CHEAP).unwrap());
     let verifier = Verifier::new(Arc::new(store.store.clone().into()), limits(1, 1), hashing, metrics).await.unwrap();
     let verdict = async |key: &str, secret: &str| {
         let authorization = HeaderValue::try_from(basic(key, secret)).unwrap();

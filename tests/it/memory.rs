@@ -87,7 +87,7 @@ async fn a_known_secret_outlives_a_rename_and_not_a_rotation(store: TestStore) {
 async fn a_cheap_hash_is_renewed_when_its_secret_is_seen(store: TestStore) {
     let key = store.serving("jazz", SECRET).await;
     let dear = HashCost { memory: 64, passes: 2, lanes: 1 };
-    let check = Check::serve(store.reader().await, unlimited(), HashPool::new(2, dear), None).await;
+    let check = Check::serve(store.reader().await, unlimited(), HashPool::new(2, dear).unwrap(), None).await;
     let phc = async || store.text("SELECT phc FROM oauth_consumers").await.unwrap();
     assert!(!check.admits(&key, WRONG).await);
     let before = store.store.find(&approved("jazz", SECRET).owner).await.unwrap();
@@ -105,7 +105,7 @@ async fn a_disapproval_while_a_hash_waits_is_refused(store: TestStore) {
     // One thread, and something that keeps it busy for a while.
     let slow = with_cost("slow", SECRET, HashCost { memory: 64 * 1024, passes: 10, lanes: 1 });
     put(&*store.store, slow.clone()).await;
-    let check = Arc::new(Check::serve(store.reader().await, unlimited(), HashPool::new(1, CHEAP), None).await);
+    let check = Arc::new(Check::serve(store.reader().await, unlimited(), HashPool::new(1, CHEAP).unwrap(), None).await);
     check.is_current().await;
     let ask = |key: String| {
         let check = check.clone();
@@ -141,7 +141,7 @@ async fn guesses_at_one_key_do_not_take_the_turns_of_others() {
     let slow = with_cost("blues", SECRET, HashCost { memory: 4096, passes: 8, lanes: 1 });
     let attacked = slow.consumer_key.to_string();
     put(&*store.store, slow).await;
-    let check = Arc::new(Check::serve(store.reader().await, unlimited(), HashPool::new(1, CHEAP), None).await);
+    let check = Arc::new(Check::serve(store.reader().await, unlimited(), HashPool::new(1, CHEAP).unwrap(), None).await);
     check.is_current().await;
     let guesses: Vec<_> = (0..100)
         .map(|i| {

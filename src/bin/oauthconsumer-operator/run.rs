@@ -26,25 +26,25 @@ use crate::logs;
 type Outcome = Result<(), Box<dyn Error>>;
 
 /// How long what had begun may take to finish: less than the 30 s that Kubernetes grants a pod.
-const GRACE: Duration = Duration::from_secs(25);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// How long closing a store may take, on top of that.
-const CLOSING: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The pause between two attempts to reach what is not there yet.
-const PAUSE: Duration = Duration::from_secs(2);
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
 
 /// For how long a namespace whose approvals are guarded is not asked about again.
 const PROOF_LIFETIME: Duration = Duration::from_mins(1);
 
 /// How long `cleanup` tries to reach the API server.
-const PATIENCE: Duration = Duration::from_secs(30);
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Consumers that `cleanup` names.
 const SHOWN: usize = 10;
 
 /// Watches end by themselves after 30 s; a connection that is silent for longer is dead.
-const SILENCE: Duration = Duration::from_secs(35);
+const READ_TIMEOUT: Duration = Duration::from_secs(35);
 
 /// How often the store is asked for `/readyz`.
 const STORE_PERIOD: Duration = Duration::from_secs(1);
@@ -78,7 +78,7 @@ struct Process {
     readiness: Readiness,
     /// What the controller writes to.
     store: Arc<OnceLock<Arc<dyn ConsumerStore>>>,
-    /// What sign-ins are checked against: connections of their own, so that reconciles keep nobody from signing in.
+    /// What sign-ins are checked against: connections of their own, so that reconciles delay no sign-in.
     signin_store: Arc<OnceLock<Arc<dyn ConsumerStore>>>,
     tasks: JoinSet<Result<(), String>>,
 }
@@ -139,7 +139,7 @@ impl Process {
         let outcome = self.wait(shutdown).await;
         for store in stores.iter().filter_map(|store| store.get()) {
             // A connection that hangs must not keep the process.
-            let _ = timeout(CLOSING, store.close()).await;
+            let _ = timeout(CLOSE_TIMEOUT, store.close()).await;
         }
         outcome
     }
@@ -152,7 +152,7 @@ impl Process {
         };
         let listener = listen(options.signin_addr, "--signin-addr").await?;
         info!(address = %listener.local_addr()?, tls = certificate.is_some(), "checking sign-ins");
-        let (hashing, metrics) = (HashPool::new(cores(), cost), self.metrics.clone());
+        let (hashing, metrics) = (HashPool::new(cores(), cost)?, self.metrics.clone());
         let verifier = Arc::new(Verifier::new(self.signin_store.clone(), options.settings(), hashing, metrics.clone()).await?);
         let directory = verifier.directory();
         self.readiness.ask("directory", move || directory.check());
@@ -189,7 +189,7 @@ impl Process {
                 }
                 Err(error) => return Err(error),
             }
-            tokio::select! { () = tokio::time::sleep(PAUSE) => {}, () = shutdown.cancelled() => return Ok(None) }
+            tokio::select! { () = tokio::time::sleep(RETRY_PAUSE) => {}, () = shutdown.cancelled() => return Ok(None) }
         }
     }
 
@@ -200,7 +200,7 @@ impl Process {
         while let Some(ended) = tokio::select! {
             ended = self.tasks.join_next() => ended,
             () = &mut overdue => {
-                error!("not everything finished within {} s", GRACE.as_secs());
+                error!("not everything finished within {} s", SHUTDOWN_TIMEOUT.as_secs());
                 return Err("the shutdown took too long".into());
             }
         } {
@@ -276,9 +276,9 @@ async fn patiently<T, F: Future<Output = Result<T, Failure>>>(attempt: impl Fn()
     let since = Instant::now();
     loop {
         match attempt().await {
-            Err(failure) if since.elapsed() < PATIENCE => {
+            Err(failure) if since.elapsed() < CLEANUP_TIMEOUT => {
                 eprintln!("{failure}; trying again");
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(RETRY_PAUSE).await;
             }
             ended => return ended,
         }
@@ -291,7 +291,7 @@ async fn kubernetes() -> Result<kube::Config, String> {
         .map_err(|error| format!("no Kubernetes API server is known; set KUBECONFIG, or run in a pod: {error}"))?;
     // A reconcile has a time limit and retries of its own.
     config.default_retry = false;
-    config.read_timeout = Some(SILENCE);
+    config.read_timeout = Some(READ_TIMEOUT);
     Ok(config)
 }
 
@@ -335,7 +335,8 @@ async fn control(
         longest_pause: Duration::from_mins(5),
     };
     // One core stays free for everything that is not a hash.
-    let hashing = HashPool::new((cores() - 1).max(1), cost);
+    let hashing =
+        HashPool::new((cores() - 1).max(1), cost).map_err(|error| format!("failed to start threads for hashes: {error}"))?;
     let ended = controller::run(settings, client, store, hashing, metrics, readiness, shutdown).await;
     ended.map_err(|panic| format!("a part of the controller panicked: {panic}"))
 }
@@ -375,7 +376,7 @@ async fn cluster_id(client: &kube::Client, readiness: &Readiness, shutdown: &Can
                 readiness.missing("cluster", what);
             }
         }
-        tokio::select! { () = tokio::time::sleep(PAUSE) => {}, () = shutdown.cancelled() => return None }
+        tokio::select! { () = tokio::time::sleep(RETRY_PAUSE) => {}, () = shutdown.cancelled() => return None }
     }
 }
 
@@ -385,7 +386,7 @@ async fn listen(address: std::net::SocketAddr, flag: &str) -> Result<TcpListener
 
 async fn overdue(shutdown: &CancellationToken) {
     shutdown.cancelled().await;
-    tokio::time::sleep(GRACE).await;
+    tokio::time::sleep(SHUTDOWN_TIMEOUT).await;
 }
 
 fn cores() -> usize {

@@ -59,7 +59,7 @@ impl Operator {
         };
         adjust(&mut settings);
         let (metrics, shutdown) = (Arc::new(Metrics::default()), CancellationToken::new());
-        let hashing = HashPool::new(1, CHEAP);
+        let hashing = HashPool::new(1, CHEAP).unwrap();
         let readiness = Readiness::default();
         let run = controller::run(settings, client, store.clone(), hashing, metrics.clone(), readiness.clone(), shutdown.clone());
         let task = tokio::spawn(async move { run.await.expect("a part of the controller panicked") });
@@ -112,7 +112,7 @@ impl Operator {
 
     /// Asks `/signin` with these headers.
     pub async fn ask(&self, headers: &[(&str, &[u8])]) -> Answer {
-        let (settings, hashing) = (signin::Settings::default(), HashPool::new(1, CHEAP));
+        let (settings, hashing) = (signin::Settings::default(), HashPool::new(1, CHEAP).unwrap());
         let verifier = Verifier::new(Arc::new(self.store.clone().into()), settings, hashing, self.metrics.clone()).await.unwrap();
         let mut request = Request::get("/signin").extension(RemoteAddr(Ipv4Addr::LOCALHOST.into()));
         for (name, value) in headers {
