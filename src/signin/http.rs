@@ -12,7 +12,7 @@ use axum::{Extension, Router};
 use futures::StreamExt;
 use tokio::time::timeout;
 
-use super::{Consumer, Credentials, Verdict, Verifier};
+use super::{CheckResult, Consumer, Credentials, Verifier};
 use crate::listener::RemoteAddr;
 use crate::telemetry::{CheckOutcome, Metrics};
 
@@ -61,16 +61,16 @@ async fn check(
     } else {
         Credentials::from_headers(&parts.headers)
     };
-    let verdict = match credentials {
+    let result = match credentials {
         Some(credentials) => verifier.check(credentials, verifier.caller(peer, &parts.headers)).await,
-        None => Verdict::Refused,
+        None => CheckResult::Refused,
     };
     metrics.signin_duration.observe(begun.elapsed().as_secs_f64());
-    let (outcome, response) = match verdict {
-        Verdict::Allowed(consumer) => (CheckOutcome::Allowed, allowed(consumer)),
-        Verdict::Refused => (CheckOutcome::Refused, refused()),
-        Verdict::Limited(pause) => (CheckOutcome::Limited, limited(pause)),
-        Verdict::Unavailable => (CheckOutcome::Unavailable, unavailable()),
+    let (outcome, response) = match result {
+        CheckResult::Allowed(consumer) => (CheckOutcome::Allowed, allowed(consumer)),
+        CheckResult::Refused => (CheckOutcome::Refused, refused()),
+        CheckResult::Limited(pause) => (CheckOutcome::Limited, limited(pause)),
+        CheckResult::Unavailable => (CheckOutcome::Unavailable, unavailable()),
     };
     metrics.signin_checks.inc(outcome);
     if is_left_unread { closing(response) } else { response }

@@ -192,7 +192,7 @@ pub struct SigninOptions {
     #[arg(long, env = "OAUTHCONSUMER_SIGNIN_TLS_KEY", value_name = "FILE", requires = "signin_tls_cert")]
     pub signin_tls_key: Option<PathBuf>,
 
-    /// How old the proof may be that memory holds what the store holds: the longest that a revocation can go unseen.
+    /// How long ago the store may have confirmed that memory is current: the longest that a revocation can go unseen.
     #[arg(long, env = "OAUTHCONSUMER_MAX_STALENESS", value_name = "DURATION", default_value = "1s", value_parser = duration)]
     pub max_staleness: Duration,
 
