@@ -24,11 +24,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 pub use client_network::ClientNetwork;
-use progress::{Observed, Progress};
+use progress::Progress;
 use slots::{Slot, Slots};
 
 /// How long a TLS handshake may take.
@@ -166,7 +167,7 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let Self { peer, progress, routes, head } = self;
-        let (routes, observer) = (TowerToHyperService::new(routes), progress.clone());
+        let (routes, observer, receiver) = (TowerToHyperService::new(routes), progress.clone(), progress.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
             observer.begin(request.body().size_hint().exact());
             request.extensions_mut().insert(peer);
@@ -183,7 +184,7 @@ impl Connection {
             .max_header_size(head)
             // This alone would let through what fits into the last buffer that is read.
             .max_buf_size(head)
-            .serve_connection(TokioIo::new(Observed { stream, progress: progress.clone() }), service);
+            .serve_connection(TokioIo::new(InspectReader::new(stream, move |bytes| receiver.receive(bytes))), service);
         tokio::select! {
             biased;
             ended = watcher.watch(connection) => if let Err(error) = ended {

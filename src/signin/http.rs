@@ -112,21 +112,22 @@ fn allowed(Consumer { key, name, namespace }: Consumer) -> Response {
     no_store((StatusCode::OK, headers).into_response())
 }
 
+fn error(status: StatusCode, header: (HeaderName, HeaderValue), body: &'static str) -> Response {
+    no_store((status, [header, (header::CONTENT_TYPE, JSON)], body).into_response())
+}
+
 /// The same for every refusal, so that it does not tell which keys exist or why they do not work.
 fn refused() -> Response {
-    let headers = [(header::WWW_AUTHENTICATE, CHALLENGE), (header::CONTENT_TYPE, JSON)];
-    no_store((StatusCode::UNAUTHORIZED, headers, "{\"error\":\"invalid_client\"}\n").into_response())
+    error(StatusCode::UNAUTHORIZED, (header::WWW_AUTHENTICATE, CHALLENGE), "{\"error\":\"invalid_client\"}\n")
 }
 
 fn limited(pause: Duration) -> Response {
     let seconds = HeaderValue::from(pause.as_millis().div_ceil(1_000).clamp(1, 3_600) as u16);
-    let headers = [(header::RETRY_AFTER, seconds), (header::CONTENT_TYPE, JSON)];
-    no_store((StatusCode::TOO_MANY_REQUESTS, headers, "{\"error\":\"slow_down\"}\n").into_response())
+    error(StatusCode::TOO_MANY_REQUESTS, (header::RETRY_AFTER, seconds), "{\"error\":\"slow_down\"}\n")
 }
 
 fn unavailable() -> Response {
-    let headers = [(header::RETRY_AFTER, RETRY_AFTER), (header::CONTENT_TYPE, JSON)];
-    no_store((StatusCode::SERVICE_UNAVAILABLE, headers, "{\"error\":\"temporarily_unavailable\"}\n").into_response())
+    error(StatusCode::SERVICE_UNAVAILABLE, (header::RETRY_AFTER, RETRY_AFTER), "{\"error\":\"temporarily_unavailable\"}\n")
 }
 
 fn no_store(mut response: Response) -> Response {
