@@ -60,7 +60,8 @@ async fn main() {
         ..Settings::default()
     };
     let metrics = Arc::new(Metrics::default());
-    let verifier = Verifier::new(Arc::new(store.into()), settings, HashPool::new(1, COST), metrics.clone()).await.unwrap();
+    let verifier =
+        Verifier::new(Arc::new(store.into()), settings, HashPool::new(1, COST).unwrap(), metrics.clone()).await.unwrap();
     let (verifier, stop) = (Arc::new(verifier), CancellationToken::new());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -1,24 +1,30 @@
-//! argon2 off the async threads, on a few threads of its own.
+//! argon2 off the async threads, on a few threads of its own; and which secret a hash is known to fit.
 //!
-//! Not on tokio's blocking threads: a hash takes 19 MiB, and there can be hundreds of those. Here each thread has its 19 MiB
-//! and uses them again, so that memory is bounded and stays where it is.
+//! Not on tokio's blocking threads: a hash takes 19 MiB, and there can be hundreds of those threads. Here each thread has its
+//! 19 MiB and uses them again, so that memory is bounded and stays where it is.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::thread;
+use std::cell::RefCell;
+use std::sync::{Arc, OnceLock};
 
+use rayon_core::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use rustix::process::nice;
 use tokio::sync::oneshot;
 
-use crate::consumer::{HashCost, HashMemory, Phc, PhcError, SecretValue};
+use crate::consumer::{Fingerprint, HashCost, HashMemory, Phc, PhcError, SecretValue};
 
-/// A bounded number of argon2 computations at once. Sign-in and controller have a pool each: a storm of registrations must
-/// not keep anybody from signing in.
+/// A bounded number of argon2 computations at once. Sign-in and controller have a pool each, so that a storm of registrations
+/// delays no sign-in.
 #[derive(Clone)]
 pub struct HashPool {
-    jobs: mpsc::Sender<Job>,
-    threads: usize,
+    threads: Arc<ThreadPool>,
     cost: HashCost,
+}
+
+/// A hash, and the secret that is known to fit it in this process: such a secret costs no hash.
+#[derive(Clone)]
+pub struct KnownHash {
+    phc: Phc,
+    fits: OnceLock<Fingerprint>,
 }
 
 /// A hash that was not computed.
@@ -32,37 +38,33 @@ pub enum HashError {
     Interrupted,
 }
 
-/// How much the threads yield to others, from 0 to 19
+/// How far the threads let others go first, from 0 to 19
 /// ([sched(7)](https://man7.org/linux/man-pages/man7/sched.7.html), "The nice value": on Linux each thread has its own).
-const YIELDING: i32 = 10;
+const NICE: i32 = 10;
 
-type Job = Box<dyn FnOnce(&mut HashMemory) + Send>;
+thread_local! {
+    static MEMORY: RefCell<HashMemory> = RefCell::default();
+}
 
 // === impl HashPool ===
 
 impl HashPool {
     /// A pool of this many threads, for hashes of this cost. The threads end with the pool.
     ///
-    /// # Panics
+    /// # Errors
     /// When the system gives no more threads.
-    #[must_use]
-    pub fn new(threads: usize, cost: HashCost) -> Self {
-        let (jobs, queue) = mpsc::channel::<Job>();
-        let queue = Arc::new(Mutex::new(queue));
-        for _ in 0..threads {
-            let queue = queue.clone();
-            thread::spawn(move || {
-                // Hashes take what is left of the cores: those who need none must not wait for those who do. Best effort.
-                let _ = nice(YIELDING);
-                let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                let mut memory = HashMemory::default();
-                while let Ok(job) = next() {
-                    // Whoever asked sees a panic by the answer that does not come.
-                    let _ = catch_unwind(AssertUnwindSafe(|| job(&mut memory)));
-                }
-            });
-        }
-        Self { jobs, threads, cost }
+    pub fn new(threads: usize, cost: HashCost) -> Result<Self, ThreadPoolBuildError> {
+        let threads = ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|index| format!("argon2-{index}"))
+            // Work that needs no hash comes first, as far as the system allows.
+            .start_handler(|_| {
+                let _ = nice(NICE);
+            })
+            // The asker sees a panic by the answer that does not come.
+            .panic_handler(|_| {})
+            .build()?;
+        Ok(Self { threads: Arc::new(threads), cost })
     }
 
     /// Hashes a secret, unless `current` is its hash already.
@@ -93,7 +95,7 @@ impl HashPool {
     /// Computations at once.
     #[must_use]
     pub fn threads(&self) -> usize {
-        self.threads
+        self.threads.current_num_threads()
     }
 
     /// What its hashes cost.
@@ -117,14 +119,41 @@ impl HashPool {
         W: FnOnce(&mut HashMemory) -> T + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let job = move |memory: &mut HashMemory| {
-            // Nobody waits any more: a client that has gone, a reconcile that has timed out.
+        self.threads.spawn_fifo(move || {
+            // Skipped when the asker has gone: a client that has left, a reconcile that has timed out.
             if !reply.is_closed() {
-                let _ = reply.send(work(memory));
+                let _ = reply.send(MEMORY.with_borrow_mut(work));
             }
-        };
-        self.jobs.send(Box::new(job)).map_err(|_| HashError::Interrupted)?;
+        });
         answer.await.map_err(|_| HashError::Interrupted)
+    }
+}
+
+// === impl KnownHash ===
+
+impl KnownHash {
+    /// The hash.
+    #[must_use]
+    pub fn phc(&self) -> &Phc {
+        &self.phc
+    }
+
+    /// Whether this secret is known to fit.
+    #[must_use]
+    pub fn is_known_to_fit(&self, secret: Fingerprint) -> bool {
+        self.fits.get() == Some(&secret)
+    }
+
+    /// This secret fits.
+    pub fn remember(&self, secret: Fingerprint) {
+        // A hash has one secret: what is there already is the same.
+        let _ = self.fits.set(secret);
+    }
+}
+
+impl From<Phc> for KnownHash {
+    fn from(phc: Phc) -> Self {
+        Self { phc, fits: OnceLock::new() }
     }
 }
 
@@ -136,7 +165,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_ends_one_computation_and_no_thread() {
-        let pool = HashPool::new(1, CHEAP);
+        let pool = HashPool::new(1, CHEAP).unwrap();
         for _ in 0..3 {
             assert!(matches!(pool.run(|_| panic!("as the test wanted")).await, Err::<(), _>(HashError::Interrupted)));
         }
@@ -145,7 +174,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_hash_that_still_fits_is_kept() {
-        let pool = HashPool::new(2, CHEAP);
+        let pool = HashPool::new(2, CHEAP).unwrap();
         let secret = SecretValue::random();
         let first = pool.renew(None, secret.clone()).await.unwrap();
         assert_eq!(pool.renew(Some(first.clone()), secret).await.unwrap(), first);

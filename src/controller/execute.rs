@@ -6,7 +6,7 @@ use super::snapshot::Snapshot;
 use super::{Context, now, patch};
 use crate::consumer::{Effect, Failure, Missing, Object, Observed, Outcome, Phc, Plan, Record, Stored, Unhashed, decide, deny};
 use crate::store::{Replaces, StoreError};
-use crate::telemetry::Effects;
+use crate::telemetry::Operation;
 
 /// What a plan is made for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -99,11 +99,11 @@ async fn carry_out(ctx: &Context, snapshot: &mut Snapshot, effect: Effect, recor
             if snapshot.object.metadata.generation != generation {
                 return Err(Failure::Conflict("admission changed the spec; looking again".into()));
             }
-            ctx.metrics.effect(Effects::FinalizerAdded);
+            ctx.metrics.effects.inc(Operation::FinalizerAdded);
         }
         Effect::RemoveFinalizer => {
             snapshot.object = Arc::new(patch::finalizer(&ctx.client, &snapshot.object, false).await?);
-            ctx.metrics.effect(Effects::FinalizerRemoved);
+            ctx.metrics.effects.inc(Operation::FinalizerRemoved);
         }
         Effect::WriteRecord(to_write) => *record = Some(commit(ctx, snapshot, *to_write).await?),
         Effect::HashAndWriteRecord(unhashed) => {
@@ -116,10 +116,10 @@ async fn carry_out(ctx: &Context, snapshot: &mut Snapshot, effect: Effect, recor
 
 async fn commit(ctx: &Context, snapshot: &Snapshot, record: Record) -> Result<Stored, Failure> {
     let stored = ctx.store.write(record, snapshot.replaces(), snapshot.seen.now).await?;
-    ctx.metrics.effect(match () {
-        () if stored.record.is_removed() => Effects::RecordRemoved,
-        () if snapshot.seen.is_repair() => Effects::RecordRepaired,
-        () => Effects::RecordWritten,
+    ctx.metrics.effects.inc(match () {
+        () if stored.record.is_removed() => Operation::RecordRemoved,
+        () if snapshot.seen.is_repair() => Operation::RecordRepaired,
+        () => Operation::RecordWritten,
     });
     Ok(stored)
 }
@@ -135,7 +135,7 @@ async fn hash(ctx: &Context, snapshot: &Snapshot, unhashed: Unhashed) -> Result<
     }
     let (value, uid) = (&unhashed.value, &snapshot.seen.owner.uid);
     let phc: Phc = ctx.hashing.renew(unhashed.recorded.clone(), value.clone()).await?;
-    ctx.metrics.effect(Effects::SecretHashed);
+    ctx.metrics.effects.inc(Operation::SecretHashed);
     ctx.known_hashes.remember(uid, phc.clone(), ctx.fingerprints.of(value));
     Ok(unhashed.with_hash(phc))
 }

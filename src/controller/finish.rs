@@ -8,7 +8,7 @@ use super::execute::Priority;
 use super::snapshot::Snapshot;
 use super::{Context, patch};
 use crate::consumer::{EventDraft, EventReason, Failure, Outcome, Requeue, StatusUpdate, conclude};
-use crate::telemetry::{Effects, ReconcileResult};
+use crate::telemetry::{Operation, ReconcileResult};
 
 /// Publishes what changed, and reports it. The status is written here and nowhere else.
 pub(super) async fn finish(ctx: &Context, snapshot: Snapshot, outcome: Outcome, priority: Priority) -> Action {
@@ -36,10 +36,10 @@ pub(super) async fn finish(ctx: &Context, snapshot: Snapshot, outcome: Outcome, 
             }
         }
     }
-    ctx.metrics.reconciled(match &failure {
-        None if wrote => ReconcileResult::Done,
-        None => ReconcileResult::Quiet,
-        Some(Failure::Conflict(_)) => ReconcileResult::Overtaken,
+    ctx.metrics.reconciles.inc(match &failure {
+        None if wrote => ReconcileResult::Changed,
+        None => ReconcileResult::Unchanged,
+        Some(Failure::Conflict(_)) => ReconcileResult::Conflict,
         Some(Failure::Store(_)) => ReconcileResult::StoreFailed,
         Some(Failure::Api(_)) => ReconcileResult::ApiFailed,
         Some(Failure::KeyInUse(_)) => ReconcileResult::KeyInUse,
@@ -73,6 +73,6 @@ async fn publish(ctx: &Context, snapshot: &Snapshot, update: &StatusUpdate) -> R
     let Some(status) = snapshot.status_to_write(update) else { return Ok(false) };
     let written = patch::status(&ctx.client, &snapshot.object, &status).await?;
     ctx.own_writes.remember(&snapshot.seen.owner.uid, written.metadata.resource_version.as_deref());
-    ctx.metrics.effect(Effects::StatusWritten);
+    ctx.metrics.effects.inc(Operation::StatusWritten);
     Ok(true)
 }

@@ -1,8 +1,8 @@
 //! Connections, the same for every port: how many there are, whose they are, and how long they may take.
 
-mod places;
+mod client_network;
 mod progress;
-mod subscriber;
+mod slots;
 
 use std::io;
 use std::net::IpAddr;
@@ -24,29 +24,30 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use places::{Place, Places};
-use progress::{Observed, Progress};
-pub use subscriber::Subscriber;
+pub use client_network::ClientNetwork;
+use progress::Progress;
+use slots::{Slot, Slots};
 
 /// How long a TLS handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a client may send until its TLS handshake has ended, in bytes. Some 2 KiB are the handshake's, of which rustls would keep
 /// 64 KiB; a first record of 16 KiB may follow at once.
 const HANDSHAKE_BYTES: u64 = 32 * 1024;
 
 /// How long requests that have begun may take once told to stop. Hashes that wait take less than two seconds.
-const GRACE: Duration = Duration::from_secs(10);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The pause when there is no room for one more connection in the process.
-const PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The address at the other end of the connection: each request carries it as an extension.
 #[derive(Clone, Copy, Debug)]
-pub struct Peer(pub IpAddr);
+pub struct RemoteAddr(pub IpAddr);
 
 /// What a port grants its clients.
 #[derive(Clone, Debug)]
@@ -66,7 +67,7 @@ pub struct Port {
     pub routes: Router,
     /// What clients are granted.
     pub limits: Limits,
-    /// Counts connections that get no place, or lose theirs to another one.
+    /// Counts connections that get no slot, or lose theirs to another one.
     pub refused: Counter,
     /// Asked for each connection, if they are encrypted.
     pub acceptor: Option<Box<dyn Fn() -> TlsAcceptor + Send>>,
@@ -95,7 +96,7 @@ impl Port {
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
         let Self { routes, limits, refused, acceptor } = self;
         let (graceful, head) = (GracefulShutdown::new(), limits.head);
-        let places = Places::new(limits, refused);
+        let slots = Slots::new(limits, refused);
         loop {
             let accepted = tokio::select! { accepted = listener.accept() => accepted, () = shutdown.cancelled() => break };
             let (stream, peer) = match accepted {
@@ -103,29 +104,30 @@ impl Port {
                 Err(error) => {
                     // The client has gone already, or the process has no file descriptor left. Both pass.
                     warn!(%error, "a connection could not be accepted");
-                    sleep(PAUSE).await;
+                    sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
-            // Without a place it is closed at once, so that those behind it are accepted.
-            let Some(place) = places.take(peer.ip()) else { continue };
-            let connection = Connection { peer: Peer(peer.ip()), progress: place.progress.clone(), routes: routes.clone(), head };
-            tokio::spawn(hold(place, stream, acceptor.as_ref().map(|acceptor| acceptor()), connection, graceful.watcher()));
+            // Without a slot it is closed at once, so that those behind it are accepted.
+            let Some(slot) = slots.take(peer.ip()) else { continue };
+            let connection =
+                Connection { peer: RemoteAddr(peer.ip()), progress: slot.progress.clone(), routes: routes.clone(), head };
+            tokio::spawn(hold(slot, stream, acceptor.as_ref().map(|acceptor| acceptor()), connection, graceful.watcher()));
         }
         drop(listener);
-        if timeout(GRACE, graceful.shutdown()).await.is_err() {
+        if timeout(SHUTDOWN_TIMEOUT, graceful.shutdown()).await.is_err() {
             warn!("clients that were still sending were cut off");
         }
     }
 }
 
-/// Serves a connection for as long as it has its place.
-async fn hold(place: Place, stream: TcpStream, acceptor: Option<TlsAcceptor>, connection: Connection, watcher: Watcher) {
+/// Serves a connection for as long as it has its slot.
+async fn hold(slot: Slot, stream: TcpStream, acceptor: Option<TlsAcceptor>, connection: Connection, watcher: Watcher) {
     let _ = stream.set_nodelay(true);
     let served = async {
         match acceptor {
             None => connection.serve(stream, watcher).await,
-            Some(acceptor) => match timeout(HANDSHAKE, handshake(acceptor, stream)).await {
+            Some(acceptor) => match timeout(HANDSHAKE_TIMEOUT, handshake(acceptor, stream)).await {
                 Ok(Ok(stream)) => {
                     connection.progress.restart();
                     connection.serve(stream, watcher).await;
@@ -137,7 +139,7 @@ async fn hold(place: Place, stream: TcpStream, acceptor: Option<TlsAcceptor>, co
     };
     tokio::select! {
         () = served => {}
-        () = place.evicted.notified() => debug!("a connection had to make room for another one"),
+        () = slot.evicted.notified() => debug!("a connection had to make room for another one"),
     }
 }
 
@@ -151,7 +153,7 @@ async fn handshake(acceptor: TlsAcceptor, stream: TcpStream) -> io::Result<TlsSt
 }
 
 struct Connection {
-    peer: Peer,
+    peer: RemoteAddr,
     progress: Progress,
     routes: Router,
     head: usize,
@@ -165,7 +167,7 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let Self { peer, progress, routes, head } = self;
-        let (routes, observer) = (TowerToHyperService::new(routes), progress.clone());
+        let (routes, observer, receiver) = (TowerToHyperService::new(routes), progress.clone(), progress.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
             observer.begin(request.body().size_hint().exact());
             request.extensions_mut().insert(peer);
@@ -182,7 +184,7 @@ impl Connection {
             .max_header_size(head)
             // This alone would let through what fits into the last buffer that is read.
             .max_buf_size(head)
-            .serve_connection(TokioIo::new(Observed { stream, progress: progress.clone() }), service);
+            .serve_connection(TokioIo::new(InspectReader::new(stream, move |bytes| receiver.receive(bytes))), service);
         tokio::select! {
             biased;
             ended = watcher.watch(connection) => if let Err(error) = ended {
@@ -203,7 +205,7 @@ mod tests {
     use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
     use tokio::time::Instant;
 
-    use super::progress::{HEAD, IDLE};
+    use super::progress::{HEAD_TIMEOUT, IDLE_TIMEOUT};
     use super::*;
 
     const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
@@ -221,7 +223,7 @@ mod tests {
 
     /// Serves this side of a connection.
     async fn serve(socket: DuplexStream) {
-        let (peer, progress, graceful) = (Peer(Ipv4Addr::LOCALHOST.into()), Progress::new(), GracefulShutdown::new());
+        let (peer, progress, graceful) = (RemoteAddr(Ipv4Addr::LOCALHOST.into()), Progress::new(), GracefulShutdown::new());
         let connection = Connection { peer, progress, routes: routes(), head: 16 << 10 };
         connection.serve(socket, graceful.watcher()).await;
     }
@@ -240,7 +242,7 @@ mod tests {
             since.elapsed()
         };
         let open = tokio::select! {
-            open = timeout(IDLE * 4, served) => open.expect("the connection is still open"),
+            open = timeout(IDLE_TIMEOUT * 4, served) => open.expect("the connection is still open"),
             () = client => unreachable!("the client stays"),
         };
         reading.read_to_end(&mut answers).await.unwrap();
@@ -255,7 +257,7 @@ mod tests {
     async fn a_client_that_stops_in_the_middle_of_a_head_is_left() {
         for sent in [&b""[..], b"\r\n\r\n", HALF_A_HEAD] {
             let (open, answers) = open_while(async |mut client| client.write_all(sent).await).await;
-            is_about(open, HEAD);
+            is_about(open, HEAD_TIMEOUT);
             assert_eq!(answers, "");
         }
     }
@@ -266,12 +268,12 @@ mod tests {
             let sent_slowly = async |mut client: tokio::io::WriteHalf<_>| {
                 client.write_all(first).await.unwrap();
                 for byte in HALF_A_HEAD.iter().cycle() {
-                    sleep(HEAD / 20).await;
+                    sleep(HEAD_TIMEOUT / 20).await;
                     let _ = client.write_all(&[*byte]).await;
                 }
             };
             let (open, _) = open_while(sent_slowly).await;
-            is_about(open, if first.is_empty() { HEAD } else { HEAD + HEAD / 20 });
+            is_about(open, if first.is_empty() { HEAD_TIMEOUT } else { HEAD_TIMEOUT + HEAD_TIMEOUT / 20 });
         }
     }
 
@@ -280,12 +282,12 @@ mod tests {
         let (open, answers) = open_while(async |mut client| {
             for _ in 0..3 {
                 client.write_all(GET).await.unwrap();
-                sleep(IDLE * 9 / 10).await;
+                sleep(IDLE_TIMEOUT * 9 / 10).await;
             }
             client.write_all(HALF_A_HEAD).await.unwrap();
         })
         .await;
-        is_about(open, IDLE * 9 / 10 * 3 + HEAD);
+        is_about(open, IDLE_TIMEOUT * 9 / 10 * 3 + HEAD_TIMEOUT);
         assert_eq!(answers.matches("HTTP/1.1 200 ").count(), 3);
     }
 
@@ -295,7 +297,7 @@ mod tests {
         let chunks = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n4\r\nabcd\r\n0\r\n\r\n";
         for whole in [GET, form, chunks, b"\r\n\r\nGET / HTTP/1.1\nhost: a\n\n"] {
             let (open, answers) = open_while(async |mut client| client.write_all(&[whole, HALF_A_HEAD].concat()).await).await;
-            is_about(open, HEAD);
+            is_about(open, HEAD_TIMEOUT);
             assert_eq!(answers.matches("HTTP/1.1 200 ").count(), 1, "{answers}");
         }
     }
@@ -309,7 +311,7 @@ mod tests {
                 client.write_all(body).await.unwrap();
             })
             .await;
-            is_about(open, IDLE);
+            is_about(open, IDLE_TIMEOUT);
             assert!(answers.starts_with("HTTP/1.1 200 "), "{answers}");
         }
     }
@@ -318,7 +320,7 @@ mod tests {
     async fn a_body_that_does_not_come_ends_the_connection() {
         let half = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nab";
         let (open, _) = open_while(async |mut client| client.write_all(half).await).await;
-        is_about(open, IDLE);
+        is_about(open, IDLE_TIMEOUT);
     }
 
     #[tokio::test(start_paused = true)]
@@ -329,7 +331,7 @@ mod tests {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            ended = timeout(IDLE + MOMENT, serve(socket)) => ended.expect("the connection is still open"),
+            ended = timeout(IDLE_TIMEOUT + MOMENT, serve(socket)) => ended.expect("the connection is still open"),
             () = asking => unreachable!("it reads nothing"),
         }
     }
@@ -368,6 +370,6 @@ mod tests {
         }
         asked.notified().await;
         shutdown.cancel();
-        timeout(GRACE * 2, serving).await.expect("it still serves").unwrap();
+        timeout(SHUTDOWN_TIMEOUT * 2, serving).await.expect("it still serves").unwrap();
     }
 }

@@ -1,22 +1,20 @@
 //! How far a connection has come with its request, and until when it has to come further.
 
-use std::io::{self, IoSlice};
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 
 /// How long a client may take for a head, from the connection on or from the head's first byte on.
-pub(super) const HEAD: Duration = Duration::from_secs(10);
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a connection may be idle, and how long a client may take to read its answer. Gateways keep theirs for less, so that
 /// they close first and no request meets a closed connection.
-pub(super) const IDLE: Duration = Duration::from_secs(75);
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// How far a connection has come. The connection writes it; the port reads it when it needs the connection's place.
+/// How far a connection has come. The connection writes it; the port reads it when it needs the connection's slot.
 #[derive(Clone)]
 pub(super) struct Progress(Arc<Mutex<State>>);
 
@@ -61,18 +59,14 @@ impl Progress {
         Self(Arc::new(Mutex::new(State { stage: Stage::Head, since, received, length: None, pipelines: false })))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// A first head is due again: a TLS handshake has ended.
     pub(super) fn restart(&self) {
-        self.state().since = Instant::now();
+        self.0.lock().since = Instant::now();
     }
 
     /// These bytes have come.
     pub(super) fn receive(&self, bytes: &[u8]) {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         state.received.count(bytes);
         if state.stage == Stage::Idle && !bytes.is_empty() {
             state.enter(Stage::Head);
@@ -81,14 +75,14 @@ impl Progress {
 
     /// The head is complete. `body` is the length of what follows, unless it is unknown.
     pub(super) fn begin(&self, body: Option<u64>) {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         state.length = state.received.head.zip(body).map(|(head, body)| head.saturating_add(body));
         state.enter(Stage::Request);
     }
 
     /// The answer is there.
     pub(super) fn finish(&self) {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         state.pipelines |= state.length != Some(state.received.bytes);
         state.received = Received::default();
         let next = if state.pipelines { Stage::Head } else { Stage::Idle };
@@ -98,14 +92,14 @@ impl Progress {
     /// Since when the connection waits for its client; none while a request that was sent in full is being answered. A request
     /// without a length is never known to be sent in full.
     pub(super) fn waits_since(&self) -> Option<Instant> {
-        let state = self.state();
+        let state = self.0.lock();
         let is_complete = state.length.is_some_and(|length| state.received.bytes >= length);
         (state.stage != Stage::Request || !is_complete).then_some(state.since)
     }
 
     fn deadline(&self) -> Instant {
-        let state = self.state();
-        state.since + if state.stage == Stage::Head { HEAD } else { IDLE }
+        let state = self.0.lock();
+        state.since + if state.stage == Stage::Head { HEAD_TIMEOUT } else { IDLE_TIMEOUT }
     }
 
     /// Returns when the deadline has passed. To be polled after the connection, in the same task: a deadline that comes
@@ -151,48 +145,5 @@ impl Received {
             }
         }
         self.bytes += bytes.len() as u64;
-    }
-}
-
-/// A stream that tells what it receives.
-pub(super) struct Observed<S> {
-    pub(super) stream: S,
-    pub(super) progress: Progress,
-}
-
-// === impl Observed ===
-
-impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        self.progress.receive(&buffer.filled()[before..]);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Observed<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

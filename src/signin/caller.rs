@@ -5,17 +5,17 @@ use std::net::IpAddr;
 use axum::http::HeaderMap;
 use ipnet::IpNet;
 
-use crate::listener::Subscriber;
+use crate::listener::ClientNetwork;
 
 /// Who shares an allowance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Caller(Subscriber);
+pub struct Caller(ClientNetwork);
 
 // === impl Caller ===
 
 impl Caller {
-    /// The caller behind a connection from `peer`. If that is a trusted proxy, it is the last address in `X-Forwarded-For`
-    /// that is not: each proxy appends whom it was called by, so what is left of that was written by the client itself.
+    /// The caller behind a connection from `peer`. If `peer` is a trusted proxy, the caller is the last address in
+    /// `X-Forwarded-For` that is none. Each proxy appends the address that it sees; what stands before, the client wrote itself.
     #[must_use]
     pub fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
         let is_trusted = |address: IpAddr| trusted.iter().any(|net| net.contains(&address));

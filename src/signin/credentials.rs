@@ -110,7 +110,7 @@ impl Credentials {
     }
 }
 
-/// Keeps a value that has not been seen before: two of a kind could be read one way by us and the other way by somebody else.
+/// Keeps a value that has not been seen before: another program could read the other one of two.
 fn once(seen: &mut Option<Vec<u8>>, value: Vec<u8>) -> Option<()> {
     seen.replace(value).is_none().then_some(())
 }

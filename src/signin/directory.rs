@@ -1,62 +1,97 @@
-//! All records in memory, and whether they are proved to be what the store holds.
+//! All records in memory, and whether they can be trusted.
+//!
+//! One lock holds both, so that records are never read under the trust of others. The follower alone changes what is trusted;
+//! a lookup in the store may only bring a record up to date.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::http::HeaderValue;
+use parking_lot::RwLock;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, Semaphore, SemaphorePermit};
 
 use crate::consumer::{ConsumerKey, Fingerprint, Phc, Record};
+use crate::hashing::KnownHash;
 use crate::store::{Change, Head};
 
-/// The records of a store. Answers count only while it [is current](Self::is_current).
+/// Checks of one key that may wait for their turn. Checks with the right secret wait for one hash, not for one each. Guesses at
+/// one key take no turns of others.
+const QUEUE_PER_KEY: usize = 64;
+
+/// The records of a store. They count only while they [are current](Self::is_current).
 pub struct Directory {
-    entries: RwLock<HashMap<ConsumerKey, Held>>,
+    state: RwLock<State>,
     max_staleness: Duration,
-    epoch: Instant,
-    /// Nanoseconds from `epoch` to the last proof; 0 while there is none. On the monotonic clock: nobody can set it back.
-    proved: AtomicU64,
-    doubt: RwLock<String>,
-    standing: RwLock<Standing>,
 }
 
-/// What is known about the store itself.
-#[derive(Default)]
-struct Standing {
-    /// The first head of the latest life that was seen.
+struct State {
+    entries: HashMap<ConsumerKey, Held>,
+    trust: Trust,
+    /// The head of the feed that the follower saw last.
     seen: Option<Head>,
-    /// Nothing it says counts.
-    distrusted: bool,
+    /// Why the follower's last question had no answer.
+    failure: Option<String>,
+    /// Counts how often reading all records began.
+    load_id: u64,
+    is_loading: bool,
+}
+
+/// What is trusted.
+#[derive(Clone, Copy)]
+enum Trust {
+    /// Not memory: all records have to be read first. Lookups in the store count.
+    Loading,
+    /// Not memory: no controller has compared the records with their objects in this epoch. Lookups find the same.
+    Unverified,
+    /// Nothing: the store has gone back within its epoch. Lookups count again once a controller verifies the records later than
+    /// `resynced`.
+    GoneBack { resynced: i64 },
+    /// Memory, for a while: at some moment after `at` it held what the store held. The clock is monotonic, so that it cannot be
+    /// set back.
+    Fresh { at: Instant },
+}
+
+/// Why what a store says does not count.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Distrusted {
+    #[error("it is a former primary: a later timeline has been seen")]
+    FormerPrimary,
+    #[error("waiting for a controller to compare all records with their objects")]
+    Unverified,
+}
+
+/// How the feed goes on.
+pub(super) enum Feed {
+    /// From where it was.
+    Continues,
+    /// All records have to be read again.
+    Reload,
+    /// The same, because the store has gone back within its epoch.
+    WentBack,
+    /// The same, because the store has begun another epoch.
+    NewEpoch,
 }
 
 /// What a sign-in needs to know of a record.
-pub struct Entry {
+pub(super) struct Entry {
     /// The feed's head at which it was last changed.
-    pub change: i64,
-    /// Whether its controller vouches for it.
-    pub vouched: bool,
-    /// Who signs in with the right secret; none if nobody does.
-    pub consumer: Option<Consumer>,
-    /// The hash of its secret, if it has one.
-    pub phc: Option<Phc>,
-    /// The secret that is known to fit the hash.
-    proven: OnceLock<Fingerprint>,
-    /// Hashes for it are computed one after the other.
+    pub(super) change: i64,
+    /// Whether its controller has verified it.
+    pub(super) vouched: bool,
+    /// Who signs in with the right secret; none unless the record allows it.
+    pub(super) consumer: Option<Consumer>,
+    hash: Option<KnownHash>,
+    /// Made for the first check: most records have none, and a queue takes 80 bytes.
+    queue: OnceLock<Box<Queue>>,
+}
+
+/// The checks of one key that need a hash: one at a time has its turn.
+struct Queue {
+    places: Semaphore,
     turn: Mutex<()>,
-    /// Those who wait for their turn or have it.
-    waiting: AtomicUsize,
 }
-
-/// The turn to have a hash computed for a key.
-pub(super) struct Turn<'a> {
-    _place: Place<'a>,
-    _turn: MutexGuard<'a, ()>,
-}
-
-struct Place<'a>(&'a AtomicUsize);
 
 /// Who signed in, as it is said in headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,29 +106,23 @@ pub struct Consumer {
 
 struct Held {
     entry: Arc<Entry>,
-    /// The loading that brought it.
-    round: u64,
+    /// The load that brought it.
+    load_id: u64,
 }
 
 // === impl Directory ===
 
 impl Directory {
     pub(super) fn new(max_staleness: Duration) -> Self {
-        Self {
-            entries: RwLock::default(),
-            max_staleness,
-            epoch: Instant::now(),
-            proved: AtomicU64::new(0),
-            doubt: RwLock::new("not loaded yet".into()),
-            standing: RwLock::default(),
-        }
+        let (entries, trust) = (HashMap::new(), Trust::Loading);
+        let state = State { entries, trust, seen: None, failure: None, load_id: 0, is_loading: true };
+        Self { state: RwLock::new(state), max_staleness }
     }
 
-    /// Whether it was proved, no longer ago than is allowed, to hold what the store holds.
+    /// Whether it held what the store held, no longer ago than `--max-staleness`.
     #[must_use]
     pub fn is_current(&self) -> bool {
-        let proved = self.proved.load(Ordering::Acquire);
-        proved > 0 && self.epoch.elapsed().saturating_sub(Duration::from_nanos(proved)) <= self.max_staleness
+        self.state.read().trust.is_fresh(self.max_staleness)
     }
 
     /// The same with what is missing, for probes.
@@ -101,17 +130,20 @@ impl Directory {
     /// # Errors
     /// What is missing.
     pub fn check(&self) -> Result<(), String> {
-        if self.is_current() {
-            return Ok(());
+        let state = self.state.read();
+        match (&state.failure, state.trust) {
+            (_, trust) if trust.is_fresh(self.max_staleness) => Ok(()),
+            (Some(failure), _) => Err(failure.clone()),
+            (_, Trust::Loading) => Err("reading all records".into()),
+            (_, Trust::Unverified | Trust::GoneBack { .. }) => Err(Distrusted::Unverified.to_string()),
+            (_, Trust::Fresh { .. }) => Err(format!("not confirmed by the store for more than {:?}", self.max_staleness)),
         }
-        let doubt = self.doubt.read().unwrap_or_else(PoisonError::into_inner).clone();
-        Err(if doubt.is_empty() { format!("no proof for more than {:?}", self.max_staleness) } else { doubt })
     }
 
     /// Records, without tombstones.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.entries.read().unwrap_or_else(PoisonError::into_inner).len()
+        self.state.read().entries.len()
     }
 
     /// Whether there are none.
@@ -120,162 +152,178 @@ impl Directory {
         self.len() == 0
     }
 
-    pub(super) fn get(&self, key: &ConsumerKey) -> Option<Arc<Entry>> {
-        self.entries.read().unwrap_or_else(PoisonError::into_inner).get(key).map(|held| held.entry.clone())
+    /// What memory holds of a key, and whether memory is current.
+    pub(super) fn get(&self, key: &ConsumerKey) -> (Option<Arc<Entry>>, bool) {
+        let state = self.state.read();
+        let (entry, trust) = (state.entries.get(key).map(|held| held.entry.clone()), state.trust);
+        drop(state);
+        (entry, trust.is_fresh(self.max_staleness))
     }
 
-    /// Whether what a store says at this head may be believed.
-    pub(super) fn believes(&self, head: &Head) -> bool {
-        head.compared && !self.has_seen_later_than(head) && !self.standing().distrusted
-    }
-
-    /// Whether a later life of the same store has been seen.
-    pub(super) fn has_seen_later_than(&self, head: &Head) -> bool {
-        self.standing().seen.as_ref().is_some_and(|seen| seen.is_later_than(head))
-    }
-
-    /// This life of the store has been seen.
-    pub(super) fn see(&self, head: &Head) {
-        self.standing.write().unwrap_or_else(PoisonError::into_inner).seen = Some(head.clone());
-    }
-
-    /// Whether nothing that the store says counts any more. Either way, what is held is not believed before the next proof.
-    pub(super) fn distrust(&self, distrusted: bool) {
-        self.standing.write().unwrap_or_else(PoisonError::into_inner).distrusted = distrusted;
-        self.disprove("reading all records");
-    }
-
-    fn standing(&self) -> std::sync::RwLockReadGuard<'_, Standing> {
-        self.standing.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What it holds is what the store held at some moment after `asked`.
-    pub(super) fn prove(&self, asked: Instant) {
-        let since = u64::try_from(asked.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX);
-        self.proved.store(since.max(1), Ordering::Release);
-        self.doubt.write().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-
-    /// It is no longer to be believed at all.
-    pub(super) fn disprove(&self, why: &str) {
-        self.proved.store(0, Ordering::Release);
-        self.suspect(why);
-    }
-
-    /// It could not be proved just now; the last proof counts until it is too old.
-    pub(super) fn suspect(&self, why: &str) {
-        why.clone_into(&mut self.doubt.write().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    /// Takes in changes. What is known already to be newer stays. What is removed takes no memory: a key that is not here is looked
-    /// up in the store.
-    pub(super) fn apply(&self, changes: Vec<Change>, round: u64) {
-        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        for change in changes {
-            let key = change.stored.record.consumer_key.clone();
-            let entry = match entries.get(&key) {
-                Some(held) if held.entry.change > change.change => held.entry.clone(),
-                _ if change.stored.record.is_removed() => {
-                    entries.remove(&key);
-                    continue;
-                }
-                held => Arc::new(Entry::after(held.map(|held| &*held.entry), change)),
-            };
-            entries.insert(key, Held { entry, round });
+    /// Takes in what a lookup in the store has shown of a key, so that no later answer is older. Answers what is known of the key
+    /// then; none if it is removed.
+    ///
+    /// Only a record that is held is changed: another one may be gone by now, and the feed would not say so again. A removed one
+    /// stays until the feed has come as far, because until then the feed may bring an older version of it.
+    pub(super) fn learn(&self, at: &Head, change: Option<Change>) -> Result<Option<Arc<Entry>>, Distrusted> {
+        let mut state = self.state.write();
+        if state.has_seen_later_than(at) {
+            return Err(Distrusted::FormerPrimary);
         }
-    }
-
-    /// Takes in what a look at the store has shown of a key, and answers what is known of it then: so nothing older is answered from
-    /// now on. None if it is removed. Only what is held already is changed: another row may be gone by now, and the feed would not
-    /// say so again. And what is held stays until the feed has come as far, which may still bring an older version.
-    pub(super) fn learn(&self, at: &Head, change: Change) -> Option<Arc<Entry>> {
+        if !at.compared || matches!(state.trust, Trust::GoneBack { .. }) {
+            return Err(Distrusted::Unverified);
+        }
+        let Some(change) = change else { return Ok(None) };
         let is_removed = change.stored.record.is_removed();
-        // Locked before the life is looked at, because whatever is loaded from another life has other numbers.
-        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        let is_of_this_life = self.standing().seen.as_ref().is_some_and(|seen| seen.is_of_same_life_as(at));
-        let held = entries.get_mut(&change.stored.record.consumer_key).filter(|_| is_of_this_life);
-        let Some(held) = held else { return (!is_removed).then(|| Arc::new(Entry::from(change))) };
+        // Records of another epoch have other numbers.
+        let is_same_epoch = state.seen.as_ref().is_some_and(|seen| seen.is_of_same_life_as(at));
+        let held = state.entries.get_mut(&change.stored.record.consumer_key).filter(|_| is_same_epoch);
+        let Some(held) = held else { return Ok((!is_removed).then(|| Arc::new(Entry::new(change, None)))) };
         if held.entry.change > change.change {
-            return Some(held.entry.clone());
+            return Ok(Some(held.entry.clone()));
         }
         if (held.entry.change, held.entry.vouched) != (change.change, change.vouched) {
-            held.entry = Arc::new(Entry::after(Some(&held.entry), change));
+            held.entry = Arc::new(Entry::new(change, Some(&held.entry)));
         }
-        (!is_removed).then(|| held.entry.clone())
+        Ok((!is_removed).then(|| held.entry.clone()))
     }
 
-    /// Drops everything: it was another life of the store.
-    pub(super) fn clear(&self) {
-        self.entries.write().unwrap_or_else(PoisonError::into_inner).clear();
+    /// Takes in where the feed stands. All changes up to `applied` have been taken in before.
+    pub(super) fn advance(&self, head: &Head, applied: i64) -> Result<Feed, Distrusted> {
+        let mut state = self.state.write();
+        if state.has_seen_later_than(head) {
+            return Err(Distrusted::FormerPrimary);
+        }
+        state.failure = None;
+        let Some(seen) = state.seen.replace(head.clone()) else { return Ok(Feed::Continues) };
+        let feed = if !seen.is_of_same_life_as(head) {
+            state.entries.clear();
+            state.trust = Trust::Loading;
+            Feed::NewEpoch
+        } else if head.head < seen.head {
+            state.entries.clear();
+            state.trust = Trust::GoneBack { resynced: head.resynced };
+            Feed::WentBack
+        } else if matches!(state.trust, Trust::GoneBack { resynced } if head.resynced > resynced) {
+            state.trust = Trust::Loading;
+            Feed::Reload
+        } else if head.reload != seen.reload && head.reload > applied {
+            Feed::Reload
+        } else {
+            return Ok(Feed::Continues);
+        };
+        state.load_id += 1;
+        state.is_loading = true;
+        Ok(feed)
     }
 
-    /// Drops what this loading did not bring.
-    pub(super) fn retain(&self, round: u64) {
-        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        entries.retain(|_, held| held.round == round);
-        entries.shrink_to_fit();
+    /// Takes in changes from the feed. What is known already to be newer stays. What is removed takes no memory: a key that is not
+    /// here is looked up in the store.
+    pub(super) fn apply(&self, changes: Vec<Change>) {
+        if changes.is_empty() {
+            return; // The usual answer: checks do not wait for it.
+        }
+        let mut state = self.state.write();
+        let load_id = state.load_id;
+        for change in changes {
+            let key = change.stored.record.consumer_key.clone();
+            let entry = match state.entries.get(&key) {
+                Some(held) if held.entry.change > change.change => held.entry.clone(),
+                _ if change.stored.record.is_removed() => {
+                    state.entries.remove(&key);
+                    continue;
+                }
+                held => Arc::new(Entry::new(change, held.map(|held| &*held.entry))),
+            };
+            state.entries.insert(key, Held { entry, load_id });
+        }
+    }
+
+    /// All changes up to this head, which was asked for at `asked`, have been taken in. Answers whether that ended a load.
+    pub(super) fn finish(&self, head: &Head, asked: Instant) -> bool {
+        let mut state = self.state.write();
+        let State { entries, is_loading, load_id, trust, .. } = &mut *state;
+        let has_loaded = std::mem::take(is_loading);
+        if has_loaded {
+            // What the load did not bring is gone from the store.
+            entries.retain(|_, held| held.load_id == *load_id);
+            entries.shrink_to_fit();
+        }
+        *trust = match trust {
+            Trust::GoneBack { .. } => return has_loaded,
+            _ if head.compared => Trust::Fresh { at: asked },
+            _ => Trust::Unverified,
+        };
+        has_loaded
+    }
+
+    /// The follower's question had no answer. What was fresh stays so for as long as it may.
+    pub(super) fn fail(&self, why: String) {
+        self.state.write().failure = Some(why);
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn has_seen_later_than(&self, head: &Head) -> bool {
+        self.seen.as_ref().is_some_and(|seen| seen.is_later_than(head))
+    }
+}
+
+// === impl Trust ===
+
+impl Trust {
+    fn is_fresh(self, max_staleness: Duration) -> bool {
+        matches!(self, Self::Fresh { at } if at.elapsed() <= max_staleness)
     }
 }
 
 // === impl Entry ===
 
 impl Entry {
-    /// Who signs in, if one of these secrets is known to fit.
-    pub(super) fn opens_to(&self, presented: &[Fingerprint]) -> Option<&Consumer> {
-        let fits = presented.iter().any(|fingerprint| self.remembers(*fingerprint));
+    /// A record, with what is known of its hash: a secret that fits a hash fits it in the next version of the record, too.
+    fn new(change: Change, before: Option<&Self>) -> Self {
+        let Change { change, stored, vouched } = change;
+        let known = before.and_then(|before| before.hash.as_ref());
+        let hash = stored.record.phc().map(|phc| match known {
+            Some(known) if known.phc() == phc => known.clone(),
+            _ => KnownHash::from(phc.clone()),
+        });
+        // Headers are kept only of consumers that may sign in.
+        let consumer = if stored.allows_signin() { Consumer::of(&stored.record) } else { None };
+        Self { change, vouched, consumer, hash, queue: OnceLock::new() }
+    }
+
+    /// The consumer, if it may sign in and one of these secrets is known to be its own.
+    pub(super) fn allows_signin(&self, presented: &[Fingerprint]) -> Option<&Consumer> {
+        let fits = self.hash.as_ref().is_some_and(|hash| presented.iter().any(|secret| hash.is_known_to_fit(*secret)));
         self.consumer.as_ref().filter(|_| self.vouched && fits)
     }
 
-    /// Waits for the turn to have a hash computed for this key. None if so many wait already.
-    pub(super) async fn turn(&self, most: usize) -> Option<Turn<'_>> {
-        let is_free = self.waiting.fetch_add(1, Ordering::Relaxed) < most;
-        let place = Place(&self.waiting);
-        if !is_free {
-            return None;
-        }
-        Some(Turn { _turn: self.turn.lock().await, _place: place })
-    }
-
-    /// Whether this secret is known to fit the hash.
-    pub(super) fn remembers(&self, fingerprint: Fingerprint) -> bool {
-        self.proven.get() == Some(&fingerprint)
+    pub(super) fn phc(&self) -> Option<&Phc> {
+        self.hash.as_ref().map(KnownHash::phc)
     }
 
     /// This secret fits the hash.
-    pub(super) fn remember(&self, fingerprint: Fingerprint) {
-        // A hash has one secret: what is there already is the same.
-        let _ = self.proven.set(fingerprint);
-    }
-
-    /// A record, with what is remembered of it: a secret that fits a hash fits it in the next version of the record, too.
-    fn after(before: Option<&Self>, change: Change) -> Self {
-        let entry = Self::from(change);
-        if let Some(fingerprint) = before.filter(|before| before.phc == entry.phc).and_then(|before| before.proven.get()) {
-            entry.remember(*fingerprint);
+    pub(super) fn remember(&self, secret: Fingerprint) {
+        if let Some(hash) = &self.hash {
+            hash.remember(secret);
         }
-        entry
     }
-}
 
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl From<Change> for Entry {
-    fn from(Change { change, stored, vouched }: Change) -> Self {
-        // Nobody is told about anybody who may not sign in.
-        let consumer = if stored.allows_signin() { Consumer::of(&stored.record) } else { None };
-        let phc = stored.record.phc().cloned();
-        Self { change, vouched, consumer, phc, proven: OnceLock::new(), turn: Mutex::new(()), waiting: AtomicUsize::new(0) }
+    /// Waits for the turn to have a hash computed for this key. None if too many wait already.
+    pub(super) async fn turn(&self) -> Option<(SemaphorePermit<'_>, MutexGuard<'_, ()>)> {
+        let queue = self.queue.get_or_init(|| Box::new(Queue { places: Semaphore::new(QUEUE_PER_KEY), turn: Mutex::default() }));
+        let place = queue.places.try_acquire().ok()?;
+        Some((place, queue.turn.lock().await))
     }
 }
 
 // === impl Consumer ===
 
 impl Consumer {
-    /// None for what no header can say, which is not to be had from the schema: half an answer would be worse than none.
+    /// None for what no header can say. The schema admits no such thing; half an answer would be worse than none.
     fn of(record: &Record) -> Option<Self> {
         // Names are any text; keys and namespaces are plain ASCII already.
         let name = utf8_percent_encode(&record.name, NON_ALPHANUMERIC).to_string();
@@ -284,5 +332,54 @@ impl Consumer {
             name: HeaderValue::from_str(&name).ok()?,
             namespace: HeaderValue::from_str(&record.namespace).ok()?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Epoch;
+
+    fn head(epoch: &str, head: i64, resynced: i64) -> Head {
+        let epoch = Epoch { id: epoch.into(), ..Epoch::default() };
+        Head { head, reload: resynced, resynced, epoch, compared: resynced > 0 }
+    }
+
+    /// Follows the feed to this head; answers whether memory and lookups count then.
+    fn follow(directory: &Directory, to: &Head) -> (bool, bool) {
+        while !matches!(directory.advance(to, 0).unwrap(), Feed::Continues) {}
+        directory.finish(to, Instant::now());
+        (directory.is_current(), directory.learn(to, None).is_ok())
+    }
+
+    #[test]
+    fn memory_and_lookups_count_when_a_controller_has_compared_the_records() {
+        let directory = Directory::new(Duration::from_mins(1));
+        assert!(!directory.is_current(), "nothing was read");
+        assert_eq!(follow(&directory, &head("first", 5, 0)), (false, false));
+        assert_eq!(follow(&directory, &head("first", 6, 6)), (true, true));
+        assert_eq!(follow(&directory, &head("second", 7, 0)), (false, false));
+        assert!(directory.learn(&head("second", 8, 8), None).is_ok(), "a lookup may know it before memory does");
+        assert_eq!(follow(&directory, &head("second", 8, 8)), (true, true));
+    }
+
+    #[test]
+    fn a_store_that_went_back_counts_when_it_was_compared_after_that() {
+        let directory = Directory::new(Duration::from_mins(1));
+        let before = head("first", 9, 8);
+        assert_eq!(follow(&directory, &before), (true, true));
+        assert_eq!(follow(&directory, &head("first", 4, 3)), (false, false));
+        assert!(directory.learn(&before, None).is_err(), "nor does a lookup from before");
+        assert_eq!(follow(&directory, &head("first", 5, 3)), (false, false), "a change alone is no comparison");
+        assert_eq!(follow(&directory, &head("first", 6, 6)), (true, true));
+    }
+
+    #[test]
+    fn memory_is_current_for_as_long_as_it_may_be_stale() {
+        let directory = Directory::new(Duration::ZERO);
+        assert_eq!(follow(&directory, &head("first", 1, 1)), (false, true));
+        assert!(directory.check().is_err_and(|why| why.contains("not confirmed")));
+        directory.fail("no answer".into());
+        assert_eq!(directory.check(), Err("no answer".into()));
     }
 }

@@ -12,29 +12,29 @@ use axum::{Extension, Router};
 use futures::StreamExt;
 use tokio::time::timeout;
 
-use super::{Consumer, Credentials, Verdict, Verifier};
-use crate::listener::Peer;
+use super::{CheckResult, Consumer, Credentials, Verifier};
+use crate::listener::RemoteAddr;
 use crate::telemetry::{CheckOutcome, Metrics};
 
 const CONSUMER_KEY: HeaderName = HeaderName::from_static("x-oauth-consumer-key");
 const CONSUMER_NAME: HeaderName = HeaderName::from_static("x-oauth-consumer-name");
 const CONSUMER_NAMESPACE: HeaderName = HeaderName::from_static("x-oauth-consumer-namespace");
 
-/// Seconds after which asking again makes sense when the store does not answer.
-const SOON: HeaderValue = HeaderValue::from_static("1");
+/// Seconds after which to ask again when the store does not answer.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"OAuth consumers\", charset=\"UTF-8\"");
 
 /// The largest form that is read, in bytes: a key and a secret have at most 128 and 512, each up to three when encoded.
-const FORM_LIMIT: usize = 8 * 1024;
+const FORM_BYTES: usize = 8 * 1024;
 
 /// How long a client may take to send its form.
-const FORM_PATIENCE: Duration = Duration::from_secs(10);
+const FORM_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// `/signin` and everything below it, by any method: gateways forward the method and path of the original request. Requests
-/// carry their [`Peer`] as an extension.
+/// carry their [`RemoteAddr`] as an extension.
 pub fn routes(verifier: Arc<Verifier>, metrics: Arc<Metrics>) -> Router {
     Router::new()
         .route("/signin", any(check))
@@ -45,7 +45,7 @@ pub fn routes(verifier: Arc<Verifier>, metrics: Arc<Metrics>) -> Router {
 
 async fn check(
     State((verifier, metrics)): State<(Arc<Verifier>, Arc<Metrics>)>,
-    Extension(Peer(peer)): Extension<Peer>,
+    Extension(RemoteAddr(peer)): Extension<RemoteAddr>,
     request: Request,
 ) -> Response {
     let begun = Instant::now();
@@ -53,7 +53,7 @@ async fn check(
     let sends_form = sends_form(&parts.method, parts.uri.path(), &parts.headers);
     let is_left_unread = !sends_form && !body.is_end_stream();
     let credentials = if sends_form {
-        match timeout(FORM_PATIENCE, form(body)).await {
+        match timeout(FORM_TIMEOUT, form(body)).await {
             Ok(Ok(credentials)) => credentials,
             Ok(Err(status)) => return closing(no_store(status.into_response())),
             Err(_) => return closing(no_store(StatusCode::REQUEST_TIMEOUT.into_response())),
@@ -61,23 +61,23 @@ async fn check(
     } else {
         Credentials::from_headers(&parts.headers)
     };
-    let verdict = match credentials {
+    let result = match credentials {
         Some(credentials) => verifier.check(credentials, verifier.caller(peer, &parts.headers)).await,
-        None => Verdict::Refused,
+        None => CheckResult::Refused,
     };
     metrics.signin_duration.observe(begun.elapsed().as_secs_f64());
-    let (outcome, response) = match verdict {
-        Verdict::Allowed(consumer) => (CheckOutcome::Allowed, allowed(consumer)),
-        Verdict::Refused => (CheckOutcome::Refused, refused()),
-        Verdict::Limited(pause) => (CheckOutcome::Limited, limited(pause)),
-        Verdict::Unavailable => (CheckOutcome::Unavailable, unavailable()),
+    let (outcome, response) = match result {
+        CheckResult::Allowed(consumer) => (CheckOutcome::Allowed, allowed(consumer)),
+        CheckResult::Refused => (CheckOutcome::Refused, refused()),
+        CheckResult::Limited(pause) => (CheckOutcome::Limited, limited(pause)),
+        CheckResult::Unavailable => (CheckOutcome::Unavailable, unavailable()),
     };
-    metrics.checked(outcome);
+    metrics.signin_checks.inc(outcome);
     if is_left_unread { closing(response) } else { response }
 }
 
-/// Whether the credentials are in the body: only of a form that is posted to the check itself, because any other request may
-/// be somebody else's; and not if there is a header, because one request has one kind of credentials.
+/// Whether the credentials are in the body. They are only in a form that is posted to the check itself: any other request is one
+/// that a gateway forwards. They are not if there is a header, because one request has one kind of credentials.
 fn sends_form(method: &Method, path: &str, headers: &HeaderMap) -> bool {
     let is_form = |value: &HeaderValue| {
         let media_type = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
@@ -92,14 +92,14 @@ fn sends_form(method: &Method, path: &str, headers: &HeaderMap) -> bool {
 /// Copies what it reads: a piece of a body keeps the whole buffer that it was received in, and a client chooses how small the
 /// pieces are.
 async fn form(body: Body) -> Result<Option<Credentials>, StatusCode> {
-    if body.size_hint().lower() > FORM_LIMIT as u64 {
+    if body.size_hint().lower() > FORM_BYTES as u64 {
         return Err(StatusCode::PAYLOAD_TOO_LARGE);
     }
     let mut form = Vec::new();
     let mut pieces = body.into_data_stream();
     while let Some(piece) = pieces.next().await {
         let piece = piece.map_err(|_| StatusCode::BAD_REQUEST)?;
-        if form.len() + piece.len() > FORM_LIMIT {
+        if form.len() + piece.len() > FORM_BYTES {
             return Err(StatusCode::PAYLOAD_TOO_LARGE);
         }
         form.extend_from_slice(&piece);
@@ -112,21 +112,22 @@ fn allowed(Consumer { key, name, namespace }: Consumer) -> Response {
     no_store((StatusCode::OK, headers).into_response())
 }
 
-/// The same for every refusal: nobody learns which keys exist or why they do not work.
+fn error(status: StatusCode, header: (HeaderName, HeaderValue), body: &'static str) -> Response {
+    no_store((status, [header, (header::CONTENT_TYPE, JSON)], body).into_response())
+}
+
+/// The same for every refusal, so that it does not tell which keys exist or why they do not work.
 fn refused() -> Response {
-    let headers = [(header::WWW_AUTHENTICATE, CHALLENGE), (header::CONTENT_TYPE, JSON)];
-    no_store((StatusCode::UNAUTHORIZED, headers, "{\"error\":\"invalid_client\"}\n").into_response())
+    error(StatusCode::UNAUTHORIZED, (header::WWW_AUTHENTICATE, CHALLENGE), "{\"error\":\"invalid_client\"}\n")
 }
 
 fn limited(pause: Duration) -> Response {
     let seconds = HeaderValue::from(pause.as_millis().div_ceil(1_000).clamp(1, 3_600) as u16);
-    let headers = [(header::RETRY_AFTER, seconds), (header::CONTENT_TYPE, JSON)];
-    no_store((StatusCode::TOO_MANY_REQUESTS, headers, "{\"error\":\"slow_down\"}\n").into_response())
+    error(StatusCode::TOO_MANY_REQUESTS, (header::RETRY_AFTER, seconds), "{\"error\":\"slow_down\"}\n")
 }
 
 fn unavailable() -> Response {
-    let headers = [(header::RETRY_AFTER, SOON), (header::CONTENT_TYPE, JSON)];
-    no_store((StatusCode::SERVICE_UNAVAILABLE, headers, "{\"error\":\"temporarily_unavailable\"}\n").into_response())
+    error(StatusCode::SERVICE_UNAVAILABLE, (header::RETRY_AFTER, RETRY_AFTER), "{\"error\":\"temporarily_unavailable\"}\n")
 }
 
 fn no_store(mut response: Response) -> Response {
@@ -134,7 +135,7 @@ fn no_store(mut response: Response) -> Response {
     response
 }
 
-/// The connection ends with a body that nobody reads; said so, because a gateway would use it again.
+/// The connection ends with a body that is not read. The header says so, because a gateway would use the connection again.
 fn closing(mut response: Response) -> Response {
     response.headers_mut().insert(header::CONNECTION, CLOSE);
     response
@@ -195,8 +196,8 @@ mod tests {
     #[tokio::test]
     async fn a_form_is_read_up_to_its_limit() {
         let padded = |length: usize| [FORM, &vec![b'x'; length - FORM.len()]].concat();
-        assert_eq!(status(padded(FORM_LIMIT).into()).await, Ok(true));
-        assert_eq!(status(padded(FORM_LIMIT + 1).into()).await, Err(StatusCode::PAYLOAD_TOO_LARGE));
+        assert_eq!(status(padded(FORM_BYTES).into()).await, Ok(true));
+        assert_eq!(status(padded(FORM_BYTES + 1).into()).await, Err(StatusCode::PAYLOAD_TOO_LARGE));
         assert_eq!(status(pieces(std::iter::repeat(FORM))).await, Err(StatusCode::PAYLOAD_TOO_LARGE), "a body without end");
     }
 
@@ -209,12 +210,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_form_that_does_not_arrive_is_given_up() {
         let cheap = HashCost { memory: 32, passes: 1, lanes: 1 };
-        let (metrics, hashing) = (Arc::new(Metrics::default()), HashPool::new(1, cheap));
+        let (metrics, hashing) = (Arc::new(Metrics::default()), HashPool::new(1, cheap).unwrap());
         let verifier = Verifier::new(Arc::new(OnceLock::new()), Settings::default(), hashing, metrics.clone()).await.unwrap();
         let half = stream::iter([Ok::<_, std::io::Error>(FORM)]).chain(stream::pending());
         let request = Request::post("/signin")
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .extension(Peer(IpAddr::from([127, 0, 0, 1])))
+            .extension(RemoteAddr(IpAddr::from([127, 0, 0, 1])))
             .body(Body::from_stream(half));
         let response = routes(Arc::new(verifier), metrics).oneshot(request.unwrap()).await.unwrap();
         assert_eq!(response.status(), StatusCode::REQUEST_TIMEOUT);

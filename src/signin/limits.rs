@@ -1,15 +1,16 @@
 //! How fast a caller may guess.
 //!
-//! Token buckets. A check takes a token before it costs a hash, and gets it back when it turns out to be good: so guesses that
-//! run side by side count, too.
+//! Token buckets. A check takes a token before it costs a hash, and gives it back when it turns out to be good: so guesses that
+//! run side by side count, too. The crate `governor` has no way to give back, so the buckets are our own.
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 /// Buckets kept per kind at most, some 10 MB. Callers that have not missed for a while need none.
-const BUCKETS: usize = 100_000;
+const MAX_BUCKETS: usize = 100_000;
 
 /// Misses a caller may have at once, and how many come back a second.
 #[derive(Clone, Copy, Debug)]
@@ -32,47 +33,57 @@ struct Bucket {
     at: Instant,
 }
 
+/// A token that was taken. It counts as a miss when it is dropped.
+pub(super) struct Reservation<'a, K> {
+    buckets: &'a Buckets<K>,
+    who: K,
+}
+
 /// Too many misses: how long until the next is allowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too many misses")]
 pub(super) struct Exhausted(pub(super) Duration);
 
 // === impl Buckets ===
 
-impl<K: Hash + Eq> Buckets<K> {
+impl<K: Hash + Eq + Clone> Buckets<K> {
     pub(super) fn new(rate: Rate) -> Self {
         Self { rate, buckets: Mutex::default() }
     }
 
     /// Whether there is no token left, and until when.
     pub(super) fn check(&self, who: &K) -> Result<(), Exhausted> {
-        let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        buckets.get(who).map_or(Ok(()), |bucket| bucket.check(self.rate, Instant::now()))
+        self.buckets.lock().get(who).map_or(Ok(()), |bucket| bucket.check(self.rate, Instant::now()))
     }
 
-    /// Counts a check as a miss, until it is given back.
-    pub(super) fn take(&self, who: K) -> Result<(), Exhausted> {
+    /// Takes a token.
+    pub(super) fn reserve(&self, who: K) -> Result<Reservation<'_, K>, Exhausted> {
+        let reservation = Reservation { buckets: self, who };
         if self.rate.burst == 0 {
-            return Ok(());
+            return Ok(reservation);
         }
-        let now = Instant::now();
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if buckets.len() >= BUCKETS && !buckets.contains_key(&who) {
+        let (who, now) = (&reservation.who, Instant::now());
+        let mut buckets = self.buckets.lock();
+        if buckets.len() >= MAX_BUCKETS && !buckets.contains_key(who) {
             // A full bucket is as good as none. If guesses come from this many callers, none of them is slowed down by this.
             buckets.retain(|_, bucket| bucket.level(self.rate, now) < f64::from(self.rate.burst));
-            if buckets.len() >= BUCKETS {
+            if buckets.len() >= MAX_BUCKETS {
                 buckets.clear();
             }
         }
-        let bucket = buckets.entry(who).or_insert(Bucket { tokens: f64::from(self.rate.burst), at: now });
+        let bucket = buckets.entry(who.clone()).or_insert(Bucket { tokens: f64::from(self.rate.burst), at: now });
         bucket.check(self.rate, now)?;
         *bucket = Bucket { tokens: bucket.level(self.rate, now) - 1.0, at: now };
-        Ok(())
+        Ok(reservation)
     }
+}
 
-    /// It was no miss.
-    pub(super) fn give_back(&self, who: &K) {
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bucket) = buckets.get_mut(who) {
+// === impl Reservation ===
+
+impl<K: Hash + Eq> Reservation<'_, K> {
+    /// It was no miss: the token goes back.
+    pub(super) fn forgive(self) {
+        if let Some(bucket) = self.buckets.buckets.lock().get_mut(&self.who) {
             bucket.tokens += 1.0;
         }
     }
@@ -102,25 +113,24 @@ mod tests {
     fn misses_run_out_and_callers_do_not_pay_for_each_other() {
         let misses = Buckets::new(NEVER);
         for _ in 0..3 {
-            assert_eq!(misses.take("alice"), Ok(()));
+            assert!(misses.reserve("alice").is_ok());
         }
-        assert!(misses.take("alice").is_err());
-        assert_eq!(misses.take("bob"), Ok(()));
+        assert!(misses.reserve("alice").is_err());
+        assert!(misses.reserve("bob").is_ok());
     }
 
     #[test]
     fn what_was_no_miss_is_given_back() {
         let misses = Buckets::new(NEVER);
         for _ in 0..100 {
-            assert_eq!(misses.take("alice"), Ok(()));
-            misses.give_back(&"alice");
+            assert!(misses.reserve("alice").map(Reservation::forgive).is_ok());
         }
     }
 
     #[test]
     fn no_burst_is_no_limit() {
         let misses = Buckets::new(Rate { burst: 0, refill: 0 });
-        assert!((0..1_000).all(|_| misses.take("alice").is_ok()));
+        assert!((0..1_000).all(|_| misses.reserve("alice").is_ok()));
     }
 
     #[test]
@@ -132,14 +142,14 @@ mod tests {
         assert!((empty.level(rate, now + Duration::from_secs(100)) - 2.0).abs() < 1e-9);
 
         let misses = Buckets::new(Rate { burst: 1, refill: 2 });
-        let Exhausted(pause) = (0..2).find_map(|_| misses.take("alice").err()).unwrap();
+        let Exhausted(pause) = (0..2).find_map(|_| misses.reserve("alice").err()).unwrap();
         assert!(pause <= Duration::from_millis(500), "{pause:?}");
     }
 
     #[test]
     fn nobody_can_make_it_grow_without_end() {
         let misses = Buckets::new(NEVER);
-        assert!((0..300_000).all(|caller| misses.take(caller).is_ok()));
-        assert!(misses.buckets.lock().unwrap().len() <= BUCKETS);
+        assert!((0..300_000).all(|caller| misses.reserve(caller).is_ok()));
+        assert!(misses.buckets.lock().len() <= MAX_BUCKETS);
     }
 }

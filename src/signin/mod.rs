@@ -1,7 +1,7 @@
 //! The sign-in check: credentials from a request, held against the store's records.
 //!
-//! Knows nothing of Kubernetes: it runs wherever the store can be reached. Each process holds all records in memory, follows
-//! the store's feed, and answers from memory only while it can prove that it is current.
+//! Knows nothing of Kubernetes: it runs wherever the store can be reached. Each process holds all records in memory and follows
+//! the store's feed. It answers from memory only while the store has confirmed, a moment ago, that memory is current.
 
 mod caller;
 mod credentials;
@@ -19,17 +19,17 @@ use ipnet::IpNet;
 
 pub use caller::Caller;
 pub use credentials::Credentials;
-pub use directory::{Consumer, Directory, Entry};
+pub use directory::{Consumer, Directory};
 pub use http::routes;
 pub use limits::Rate;
 pub use port::port;
 pub use tls::{Certificate, CertificateError};
-pub use verify::{Verdict, Verifier};
+pub use verify::{CheckResult, Verifier};
 
 /// What the sign-in check is told.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// How old the proof may be that memory holds what the store holds.
+    /// How long ago the store may have confirmed that memory is current.
     pub max_staleness: Duration,
     /// Refused checks of one caller.
     pub misses_by_caller: Rate,

@@ -11,14 +11,14 @@ use crate::telemetry::{Metrics, PortName};
 const CONNECTIONS: usize = 1_024;
 
 /// The largest head of a request, in bytes. Gateways forward their clients' cookies.
-const HEAD: usize = 16 * 1024;
+const HEAD_BYTES: usize = 16 * 1024;
 
 /// The port of the sign-in check. Trusted proxies are its gateways.
 #[must_use]
 pub fn port(verifier: Arc<Verifier>, metrics: Arc<Metrics>, certificate: Option<Arc<Certificate>>) -> Port {
     Port {
-        limits: Limits { connections: CONNECTIONS, head: HEAD, gateways: verifier.trusted_proxies().to_vec() },
-        refused: metrics.refused_at(PortName::Signin),
+        limits: Limits { connections: CONNECTIONS, head: HEAD_BYTES, gateways: verifier.trusted_proxies().to_vec() },
+        refused: metrics.connections_refused.counter(PortName::Signin),
         acceptor: certificate.map(|certificate| Box::new(move || certificate.acceptor()) as _),
         routes: routes(verifier, metrics),
     }

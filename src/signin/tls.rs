@@ -1,9 +1,10 @@
 //! The certificate of the sign-in check, read again when its files change.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
@@ -13,8 +14,8 @@ use tokio_rustls::rustls::{self, ServerConfig};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// How often the files are looked at. Kubernetes needs up to a minute to bring a changed Secret into a pod anyway.
-const PERIOD: Duration = Duration::from_secs(5);
+/// How often the files are read. Kubernetes needs up to a minute to bring a changed Secret into a pod anyway.
+const RELOAD_PERIOD: Duration = Duration::from_secs(5);
 
 /// A certificate with its chain, and its private key, both in PEM.
 pub struct Certificate {
@@ -65,7 +66,7 @@ impl Certificate {
     /// Loads it anew whenever its files have changed, until told to stop. What cannot be used is said, and the certificate
     /// that was there before stays.
     pub async fn follow_files(&self, shutdown: CancellationToken) {
-        let mut period = interval(PERIOD);
+        let mut period = interval(RELOAD_PERIOD);
         period.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! { _ = period.tick() => {}, () = shutdown.cancelled() => return }
@@ -78,16 +79,16 @@ impl Certificate {
     }
 
     pub(super) fn acceptor(&self) -> TlsAcceptor {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).config.clone().into()
+        self.current.read().config.clone().into()
     }
 
     fn reload(&self) -> Result<bool, CertificateError> {
         let pem = Pem::read(&self.chain_file, &self.key_file)?;
-        if self.current.read().unwrap_or_else(PoisonError::into_inner).pem == pem {
+        if self.current.read().pem == pem {
             return Ok(false);
         }
         let config = configure(&pem, &self.chain_file, &self.key_file)?;
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Loaded { config, pem };
+        *self.current.write() = Loaded { config, pem };
         Ok(true)
     }
 }

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use parking_lot::Mutex;
 
 use super::{Metrics, PortName};
 use crate::listener::{Limits, Port};
@@ -41,18 +42,18 @@ struct Shown {
 const CONNECTIONS: usize = 64;
 
 /// The largest head of a request, in bytes.
-const HEAD: usize = 8 * 1024;
+const HEAD_BYTES: usize = 8 * 1024;
 
 /// The admin port.
 #[must_use]
 pub fn port(metrics: Arc<Metrics>, readiness: Readiness) -> Port {
-    let refused = metrics.refused_at(PortName::Admin);
+    let refused = metrics.connections_refused.counter(PortName::Admin);
     let routes = Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(show_metrics))
         .with_state(Shown { metrics, readiness });
-    let limits = Limits { connections: CONNECTIONS, head: HEAD, gateways: Vec::new() };
+    let limits = Limits { connections: CONNECTIONS, head: HEAD_BYTES, gateways: Vec::new() };
     Port { routes, limits, refused, acceptor: None }
 }
 
@@ -95,12 +96,12 @@ impl Readiness {
 
     /// Asks each time.
     pub fn ask(&self, check: &'static str, answer: impl Fn() -> Result<(), String> + Send + 'static) {
-        self.lock().checks.insert(check, Box::new(answer));
+        self.0.lock().checks.insert(check, Box::new(answer));
     }
 
     /// Says what does not work as it should and makes the process no less ready; none when it works again.
     pub fn note(&self, about: &'static str, note: Option<String>) {
-        let mut known = self.lock();
+        let mut known = self.0.lock();
         match note {
             Some(note) => known.notes.insert(about, note),
             None => known.notes.remove(about),
@@ -110,11 +111,7 @@ impl Readiness {
     /// What is asked now, and the notes.
     #[must_use]
     pub fn known(&self) -> (Checked, Notes) {
-        let known = self.lock();
+        let known = self.0.lock();
         (known.checks.iter().map(|(check, answer)| (*check, answer())).collect(), known.notes.clone())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

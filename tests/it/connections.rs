@@ -135,7 +135,7 @@ async fn a_gateway_has_no_share_and_clients_cannot_take_its_part() {
     let held: Vec<_> = held.into_iter().flatten().collect();
     let open = || held.iter().filter(|client| is_open(client)).count();
     eventually("clients have three quarters", async || open() == 768).await;
-    assert!(check.metrics.refused_at(PortName::Signin).get() >= 8 * 12, "each has an eighth");
+    assert!(check.metrics.connections_refused.counter(PortName::Signin).get() >= 8 * 12, "each has an eighth");
     // The gateway keeps all of its connections, and each is answered again and again.
     let keeps = format!("GET /signin HTTP/1.1\r\nhost: a\r\n{good}\r\n\r\n");
     let mut kept = Vec::new();

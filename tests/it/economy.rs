@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kube::api::{Patch, PatchParams};
 use oauthconsumer_operator::controller::Settings;
-use oauthconsumer_operator::telemetry::Effects;
+use oauthconsumer_operator::telemetry::Operation;
 use serde_json::json;
 
 use crate::support::{Cluster, FaultyStore, Operator, TestStore, eventually, is};
@@ -23,7 +23,7 @@ async fn creating_a_consumer_takes_one_secret_get_and_two_patches() {
     cluster.secret("cheap-oauth", SECRET).await;
     let operator = Operator::start_with(&cluster, store.store.clone(), "admin", seldom).await;
     operator.requests.take();
-    let store_writes = operator.count(Effects::RecordWritten);
+    let store_writes = operator.count(Operation::RecordWritten);
     cluster.consumer("cheap", json!({ "approved": true })).await;
     cluster.wait("cheap", "Approved", is("Active", "True/Active")).await;
     operator.settled().await;
@@ -31,7 +31,7 @@ async fn creating_a_consumer_takes_one_secret_get_and_two_patches() {
         operator.requests.take(),
         ["GET secrets/cheap-oauth", "PATCH oauthconsumers/cheap", "PATCH oauthconsumers/cheap/status"]
     );
-    assert_eq!(operator.count(Effects::RecordWritten), store_writes + 1);
+    assert_eq!(operator.count(Operation::RecordWritten), store_writes + 1);
     operator.stop().await;
 }
 
@@ -44,7 +44,7 @@ async fn a_decision_takes_one_look_and_one_patch_and_no_hash() {
     cluster.ready("decided").await;
     operator.settled().await;
     operator.requests.take();
-    let hashes = operator.count(Effects::SecretHashed);
+    let hashes = operator.count(Operation::SecretHashed);
     cluster.edit("decided", json!({ "approved": true })).await;
     cluster.wait("decided", "Approved", is("Active", "True/Active")).await;
     operator.settled().await;
@@ -57,7 +57,7 @@ async fn a_decision_takes_one_look_and_one_patch_and_no_hash() {
     operator.settled().await;
     let looked_at = operator.requests.take();
     assert_eq!(looked_at, ["GET oauthconsumers/decided", "PATCH oauthconsumers/decided/status"], "the Secret is no matter");
-    assert_eq!(operator.count(Effects::SecretHashed), hashes);
+    assert_eq!(operator.count(Operation::SecretHashed), hashes);
     operator.stop().await;
 }
 
@@ -98,12 +98,12 @@ async fn a_restart_with_a_thousand_consumers_writes_and_hashes_nothing() {
     }
     // In steps, so that patience is for the lack of progress and not for a slow machine.
     for written in (100..=COUNT as u64).step_by(100) {
-        let reached = || async { first.count(Effects::StatusWritten) >= written };
+        let reached = || async { first.count(Operation::StatusWritten) >= written };
         eventually(&format!("{written} statuses are written"), reached).await;
     }
     first.settled().await;
-    assert_eq!(first.count(Effects::SecretHashed), COUNT as u64);
-    assert_eq!(first.count(Effects::StatusWritten), COUNT as u64, "one status each");
+    assert_eq!(first.count(Operation::SecretHashed), COUNT as u64);
+    assert_eq!(first.count(Operation::StatusWritten), COUNT as u64, "one status each");
     first.stop().await;
 
     let counted = FaultyStore::over(&store);
@@ -112,6 +112,6 @@ async fn a_restart_with_a_thousand_consumers_writes_and_hashes_nothing() {
     second.swept().await;
     second.settled().await;
     assert_eq!(second.requests.take(), Vec::<String>::new(), "nothing is asked, nothing is patched");
-    assert_eq!((counted.writes(), second.count(Effects::SecretHashed)), (0, 0));
+    assert_eq!((counted.writes(), second.count(Operation::SecretHashed)), (0, 0));
     second.stop().await;
 }

@@ -88,8 +88,8 @@ async fn one_object_fails(fail: impl Fn(&FaultyStore, &str)) {
     }
     // It is tried again, and does not write its status again and again.
     let version = cluster.get("poisoned").await.metadata.resource_version;
-    let failures = operator.metrics.count_of_results(ReconcileResult::Internal);
-    eventually("more attempts", || async { operator.metrics.count_of_results(ReconcileResult::Internal) > failures + 2 }).await;
+    let failures = operator.metrics.reconciles.get(ReconcileResult::Internal);
+    eventually("more attempts", || async { operator.metrics.reconciles.get(ReconcileResult::Internal) > failures + 2 }).await;
     assert_eq!(cluster.get("poisoned").await.metadata.resource_version, version);
     operator.stop().await;
 }

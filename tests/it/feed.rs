@@ -94,9 +94,9 @@ async fn a_feed_that_does_not_answer_is_no_proof(store: TestStore) {
     assert!(check.admits(&key, SECRET).await);
     faulty.stall_feed(true);
     eventually("the proof is too old", || async { !check.directory.is_current() }).await;
-    let (looks, hashes) = (check.metrics.signin_looks.get(), check.metrics.signin_hashes.get());
+    let (looks, hashes) = (check.metrics.store_lookups.get(), check.metrics.signin_hashes.get());
     assert!(check.admits(&key, SECRET).await);
-    assert_eq!((check.metrics.signin_looks.get(), check.metrics.signin_hashes.get()), (looks + 1, hashes), "asked, not hashed");
+    assert_eq!((check.metrics.store_lookups.get(), check.metrics.signin_hashes.get()), (looks + 1, hashes), "asked, not hashed");
     set_state(&*store.store, State::Disapproved).await;
     assert!(!check.admits(&key, SECRET).await, "the next check asks the store");
     faulty.stall_feed(false);

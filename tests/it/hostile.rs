@@ -287,7 +287,7 @@ async fn clients_that_leave_give_their_turns_back() {
     let record = with_cost("hostile", SECRET, cost);
     let key = record.consumer_key.to_string();
     put(&*store.store, record).await;
-    let check = Check::serve(store.store.clone(), unlimited(), HashPool::new(1, CHEAP), None).await;
+    let check = Check::serve(store.store.clone(), unlimited(), HashPool::new(1, CHEAP).unwrap(), None).await;
     check.is_current().await;
 
     // More than may wait for one key.
@@ -298,7 +298,7 @@ async fn clients_that_leave_give_their_turns_back() {
         client
     });
     let clients = join_all(clients).await;
-    eventually("all of them have asked", || async { check.metrics.signin_looks.get() >= 40 }).await;
+    eventually("all of them have asked", || async { check.metrics.store_lookups.get() >= 40 }).await;
     drop(clients);
     eventually("the right secret has a turn", || async { check.status(&key, SECRET).await == StatusCode::OK }).await;
 }

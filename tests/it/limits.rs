@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use futures::future::join_all;
 use oauthconsumer_operator::hashing::HashPool;
-use oauthconsumer_operator::signin::{Credentials, Rate, Settings, Verdict, Verifier};
+use oauthconsumer_operator::signin::{CheckResult, Credentials, Rate, Settings, Verifier};
 use oauthconsumer_operator::telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
 
@@ -173,7 +173,7 @@ async fn whom_memory_knows_is_not_shut_out_while_memory_is_behind() {
     let record = approved("one", SECRET);
     let key = record.consumer_key.to_string();
     put(&*store.store, record).await;
-    let (metrics, hashing) = (Arc::new(Metrics::default()), HashPool::new(1, CHEAP));
+    let (metrics, hashing) = (Arc::new(Metrics::default()), HashPool::new(1, CHEAP).unwrap());
     let verifier = Verifier::new(Arc::new(store.store.clone().into()), limits(1, 1), hashing, metrics).await.unwrap();
     let verdict = async |key: &str, secret: &str| {
         let authorization = HeaderValue::try_from(basic(key, secret)).unwrap();
@@ -185,13 +185,16 @@ async fn whom_memory_knows_is_not_shut_out_while_memory_is_behind() {
     let (directory, shutdown) = (verifier.directory(), CancellationToken::new());
     let knowing = async {
         eventually("memory is current", || async { directory.is_current() }).await;
-        assert!(matches!(verdict(&key, SECRET).await, Verdict::Allowed(_)));
+        assert!(matches!(verdict(&key, SECRET).await, CheckResult::Allowed(_)));
         shutdown.cancel();
     };
     tokio::join!(verifier.follow(shutdown.clone()), knowing);
     eventually("memory is behind", || async { !directory.is_current() }).await;
 
-    assert!(matches!(verdict(NEVER_ISSUED, WRONG).await, Verdict::Refused));
-    assert!(matches!(verdict(&key, WRONG).await, Verdict::Limited(_)));
-    assert!(matches!(verdict(&key, SECRET).await, Verdict::Allowed(_)), "the store is asked, and says that it still signs in");
+    assert!(matches!(verdict(NEVER_ISSUED, WRONG).await, CheckResult::Refused));
+    assert!(matches!(verdict(&key, WRONG).await, CheckResult::Limited(_)));
+    assert!(
+        matches!(verdict(&key, SECRET).await, CheckResult::Allowed(_)),
+        "the store is asked, and says that it still signs in"
+    );
 }

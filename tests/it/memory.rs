@@ -27,12 +27,12 @@ async fn a_consumer_that_is_known_costs_no_look_and_no_hash(store: TestStore) {
     let check = Check::of(store.reader().await).await;
     check.is_current().await;
     assert!(check.admits(&key, SECRET).await);
-    let cost = (check.metrics.signin_looks.get(), check.metrics.signin_hashes.get());
+    let cost = (check.metrics.store_lookups.get(), check.metrics.signin_hashes.get());
     assert_eq!(cost, (1, 1));
     for _ in 0..100 {
         assert!(check.admits(&key, SECRET).await);
     }
-    assert_eq!(cost, (check.metrics.signin_looks.get(), check.metrics.signin_hashes.get()));
+    assert_eq!(cost, (check.metrics.store_lookups.get(), check.metrics.signin_hashes.get()));
 }
 
 async fn what_is_refused_costs_a_hash_unless_it_never_was_issued(store: TestStore) {
@@ -87,7 +87,7 @@ async fn a_known_secret_outlives_a_rename_and_not_a_rotation(store: TestStore) {
 async fn a_cheap_hash_is_renewed_when_its_secret_is_seen(store: TestStore) {
     let key = store.serving("jazz", SECRET).await;
     let dear = HashCost { memory: 64, passes: 2, lanes: 1 };
-    let check = Check::serve(store.reader().await, unlimited(), HashPool::new(2, dear), None).await;
+    let check = Check::serve(store.reader().await, unlimited(), HashPool::new(2, dear).unwrap(), None).await;
     let phc = async || store.text("SELECT phc FROM oauth_consumers").await.unwrap();
     assert!(!check.admits(&key, WRONG).await);
     let before = store.store.find(&approved("jazz", SECRET).owner).await.unwrap();
@@ -105,17 +105,17 @@ async fn a_disapproval_while_a_hash_waits_is_refused(store: TestStore) {
     // One thread, and something that keeps it busy for a while.
     let slow = with_cost("slow", SECRET, HashCost { memory: 64 * 1024, passes: 10, lanes: 1 });
     put(&*store.store, slow.clone()).await;
-    let check = Arc::new(Check::serve(store.reader().await, unlimited(), HashPool::new(1, CHEAP), None).await);
+    let check = Arc::new(Check::serve(store.reader().await, unlimited(), HashPool::new(1, CHEAP).unwrap(), None).await);
     check.is_current().await;
     let ask = |key: String| {
         let check = check.clone();
         tokio::spawn(async move { check.status(&key, SECRET).await })
     };
     let busy = ask(slow.consumer_key.to_string());
-    eventually("the thread is busy", || async { check.metrics.signin_looks.get() == 1 }).await;
+    eventually("the thread is busy", || async { check.metrics.store_lookups.get() == 1 }).await;
     // The one waits for the thread, the others for their turn after it.
     let waiting: Vec<_> = (0..5).map(|_| ask(key.clone())).collect();
-    eventually("all have looked", || async { check.metrics.signin_looks.get() == 6 }).await;
+    eventually("all have looked", || async { check.metrics.store_lookups.get() == 6 }).await;
     let before = store.store.find(&approved("jazz", SECRET).owner).await.unwrap();
     put(&*store.store, Record { state: State::Disapproved, ..before.record }).await;
     assert_eq!(busy.await.unwrap(), StatusCode::OK);
@@ -141,7 +141,7 @@ async fn guesses_at_one_key_do_not_take_the_turns_of_others() {
     let slow = with_cost("blues", SECRET, HashCost { memory: 4096, passes: 8, lanes: 1 });
     let attacked = slow.consumer_key.to_string();
     put(&*store.store, slow).await;
-    let check = Arc::new(Check::serve(store.reader().await, unlimited(), HashPool::new(1, CHEAP), None).await);
+    let check = Arc::new(Check::serve(store.reader().await, unlimited(), HashPool::new(1, CHEAP).unwrap(), None).await);
     check.is_current().await;
     let guesses: Vec<_> = (0..100)
         .map(|i| {

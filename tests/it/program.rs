@@ -445,7 +445,7 @@ kubectl wait --for=condition=Approved --timeout=60s oac/jazz
 key=$(kubectl get oac jazz -o jsonpath='{{.status.consumerKey}}')
 until_so signs_in "$key" "$secret" 200
 until_so ready
-measures '^oauthconsumer_signin_checks_total{{outcome="Allowed"}} 1'
+measures '^oauthconsumer_signin_checks_total{{outcome="allowed"}} 1'
 slash=$(curl -s -o /dev/null -w '%{{http_code}}' "http://127.0.0.1:$signin/signin/")
 [ "$slash" = 401 ]
 elsewhere=$(curl -s -o /dev/null -w '%{{http_code}}' "http://127.0.0.1:$signin/elsewhere")

@@ -74,10 +74,9 @@ async fn a_slow_peer_brings_nothing_back(store: TestStore) {
     cluster.gone(&object).await;
     fast.stop().await;
 
-    let overtaken = slow.metrics.count_of_results(ReconcileResult::Overtaken);
+    let overtaken = slow.metrics.reconciles.get(ReconcileResult::Conflict);
     faulty.writing().release();
-    eventually("the slow one is refused", || async { slow.metrics.count_of_results(ReconcileResult::Overtaken) > overtaken })
-        .await;
+    eventually("the slow one is refused", || async { slow.metrics.reconciles.get(ReconcileResult::Conflict) > overtaken }).await;
     let live = store.text("SELECT consumer_key FROM oauth_consumers WHERE state <> 'Removed'").await;
     assert_eq!(live, None);
     slow.stop().await;

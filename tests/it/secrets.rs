@@ -5,7 +5,7 @@ use std::process::Command;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Patch, PatchParams};
-use oauthconsumer_operator::telemetry::Effects;
+use oauthconsumer_operator::telemetry::Operation;
 use serde_json::json;
 
 use crate::support::{Cluster, Operator, TestStore, condition, eventually, is, kubeconfig, on_both_stores, says};
@@ -170,13 +170,13 @@ async fn two_consumers_with_one_secret_live_apart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secrets_labels_cost_neither_a_hash_nor_a_status() {
-    use oauthconsumer_operator::telemetry::Effects;
+    use oauthconsumer_operator::telemetry::Operation;
     let (cluster, store) = (Cluster::new().await, TestStore::sqlite().await);
     let operator = Operator::start(&cluster, store.store.clone()).await;
     cluster.secret("labelled-oauth", GOOD).await;
     cluster.consumer("labelled", json!({ "approved": true })).await;
     let before = cluster.wait("labelled", "Approved", is("Active", "True/Active")).await;
-    let (hashes, written) = (operator.count(Effects::SecretHashed), operator.count(Effects::RecordWritten));
+    let (hashes, written) = (operator.count(Operation::SecretHashed), operator.count(Operation::RecordWritten));
 
     let labels = Patch::Merge(json!({ "metadata": { "labels": { "touched": "yes" } } }));
     let touched = cluster.secrets.patch("labelled-oauth", &PatchParams::default(), &labels).await.unwrap();
@@ -186,8 +186,8 @@ async fn a_secrets_labels_cost_neither_a_hash_nor_a_status() {
     })
     .await;
     operator.settled().await;
-    assert_eq!(operator.count(Effects::SecretHashed), hashes);
-    assert_eq!(operator.count(Effects::RecordWritten), written + 1);
+    assert_eq!(operator.count(Operation::SecretHashed), hashes);
+    assert_eq!(operator.count(Operation::RecordWritten), written + 1);
     let after = cluster.get("labelled").await;
     assert_eq!(after.metadata.resource_version, before.metadata.resource_version, "nothing was written to the object");
     operator.stop().await;
@@ -245,7 +245,7 @@ async fn two_floors_at_once_do_not_fight() {
     cluster.wait("between", "accepted by the lower floor", is("Active", "True/Active")).await;
     low.settled().await;
     high.settled().await;
-    let written = || low.count(Effects::StatusWritten) + high.count(Effects::StatusWritten);
+    let written = || low.count(Operation::StatusWritten) + high.count(Operation::StatusWritten);
     let before = written();
     for operator in [&low, &high, &low, &high] {
         operator.swept().await;

@@ -3,7 +3,7 @@
 use kube::ResourceExt;
 use oauthconsumer_operator::consumer::Owner;
 use oauthconsumer_operator::controller::{self, Settings};
-use oauthconsumer_operator::telemetry::Effects;
+use oauthconsumer_operator::telemetry::Operation;
 use serde_json::json;
 
 use crate::support::{Cluster, FaultyStore, Operator, Records, TestStore, eventually, is, on_both_stores};
@@ -51,11 +51,11 @@ async fn an_edited_record_is_refused_at_once_and_put_right(store: TestStore) {
     for (what, edited, edit) in edits {
         store.sql(&edit).await;
         let operator = Operator::start(&cluster, store.store.clone()).await;
-        eventually(&format!("a record that was {what} is repaired"), || async { operator.count(Effects::RecordRepaired) == 1 })
+        eventually(&format!("a record that was {what} is repaired"), || async { operator.count(Operation::RecordRepaired) == 1 })
             .await;
         operator.settled().await;
         assert_eq!(operator.admits(edited, SECRET).await, *edited == key, "{what}");
-        assert_eq!(operator.count(Effects::RecordRepaired), 1, "once");
+        assert_eq!(operator.count(Operation::RecordRepaired), 1, "once");
         operator.stop().await;
     }
     cluster.event("edited", "RecordRepaired").await;
@@ -166,10 +166,10 @@ async fn after_a_restore_of_the_cluster_hashes_are_checked_once(store: TestStore
         store.store.replace(record, stored.version).await.unwrap();
     }
     let operator = Operator::start(&cluster, store.store.clone()).await;
-    eventually("every hash is compared with its Secret", || async { operator.count(Effects::SecretHashed) == 2 }).await;
+    eventually("every hash is compared with its Secret", || async { operator.count(Operation::SecretHashed) == 2 }).await;
     cluster.event("one", "ClusterRestored").await;
     operator.swept().await;
-    assert_eq!(operator.count(Effects::SecretHashed), 2, "once");
+    assert_eq!(operator.count(Operation::SecretHashed), 2, "once");
     for key in &keys {
         assert!(operator.admits(key, SECRET).await);
     }
@@ -183,10 +183,10 @@ async fn an_orphan_is_missed_twice_before_it_goes(store: TestStore) {
     vanished(&cluster, operator, 1).await;
     let once = Operator::start_with(&cluster, store.store.clone(), "admin", rarely).await;
     eventually("the first sweep is over", || async { once.metrics.sweeps.get() == 1 }).await;
-    assert_eq!(once.count(Effects::RecordRemoved), 0, "one list may lack it by mistake");
+    assert_eq!(once.count(Operation::RecordRemoved), 0, "one list may lack it by mistake");
     once.stop().await;
     let often = Operator::start(&cluster, store.store.clone()).await;
-    eventually("the orphan is removed", || async { often.count(Effects::RecordRemoved) == 1 }).await;
+    eventually("the orphan is removed", || async { often.count(Operation::RecordRemoved) == 1 }).await;
     often.stop().await;
 }
 
@@ -204,7 +204,7 @@ async fn nothing_is_removed_in_another_cluster(store: TestStore) {
     let operator = Operator::start_with(&cluster, store.store.clone(), "admin", mistaken).await;
     eventually("the guard alarms", || async { operator.metrics.sweep_guard.get() == 1 }).await;
     operator.swept().await;
-    assert_eq!(operator.count(Effects::RecordRemoved), 0);
+    assert_eq!(operator.count(Operation::RecordRemoved), 0);
     assert!(operator.admits(&keys[0], SECRET).await);
     operator.stop().await;
 }
@@ -242,8 +242,8 @@ async fn the_guard_removes_a_few_orphans_at_a_time_and_says_so() {
     let operator = Operator::start_with(&cluster, store.store.clone(), "admin", slowly).await;
     eventually("the guard alarms", || async { operator.metrics.sweep_guard.get() == 1 }).await;
     eventually("a sweep ends", || async { operator.metrics.orphans.get() == 7 }).await;
-    assert_eq!(operator.count(Effects::RecordRemoved), 5, "no more than five of twelve in one period");
-    eventually("all are removed", || async { operator.count(Effects::RecordRemoved) == COUNT }).await;
+    assert_eq!(operator.count(Operation::RecordRemoved), 5, "no more than five of twelve in one period");
+    eventually("all are removed", || async { operator.count(Operation::RecordRemoved) == COUNT }).await;
     eventually("the guard is calm again", || async { operator.metrics.sweep_guard.get() == 0 }).await;
     for key in keys {
         assert!(!operator.admits(&key, SECRET).await);
@@ -261,7 +261,7 @@ async fn a_list_that_shares_nothing_with_the_records_removes_nothing() {
     eventually("the guard alarms", || async { operator.metrics.sweep_guard.get() == 1 }).await;
     operator.swept().await;
     operator.swept().await;
-    assert_eq!((operator.count(Effects::RecordRemoved), operator.metrics.orphans.get()), (0, 8));
+    assert_eq!((operator.count(Operation::RecordRemoved), operator.metrics.orphans.get()), (0, 8));
     assert!(operator.admits(&keys[0], SECRET).await);
     operator.stop().await;
 }

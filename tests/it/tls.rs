@@ -97,7 +97,7 @@ async fn a_new_certificate_is_served_without_a_restart() {
         let (certificate, stop) = (certificate.clone(), stop.clone());
         async move { certificate.follow_files(stop).await }
     });
-    let check = Check::serve(store.reader().await, unlimited(), HashPool::new(1, CHEAP), Some(certificate)).await;
+    let check = Check::serve(store.reader().await, unlimited(), HashPool::new(1, CHEAP).unwrap(), Some(certificate)).await;
     assert_eq!(curl(&check, &consumer_key, &old.certificate()).as_deref(), Some("200"));
     assert_eq!(curl(&check, &consumer_key, &new.certificate()), None);
 
@@ -143,7 +143,7 @@ async fn a_handshake_is_small_and_a_large_request_may_follow_at_once() {
     let (chain, private) = (authority.path("tls.crt"), authority.path("tls.key"));
     authority.issue("127.0.0.1", &chain, &private);
     let certificate = Arc::new(Certificate::load(chain, private).unwrap());
-    let check = Check::serve(store.reader().await, unlimited(), HashPool::new(1, CHEAP), Some(certificate)).await;
+    let check = Check::serve(store.reader().await, unlimited(), HashPool::new(1, CHEAP).unwrap(), Some(certificate)).await;
     check.is_current().await;
     let cookie = [b"cookie: ", &vec![b'x'; 15 << 10][..]].concat();
     let good = format!("authorization: {}", basic(&key, SECRET));

@@ -13,10 +13,11 @@ use jiff::SignedDuration;
 use oauthconsumer_operator::consumer::{ConsumerKey, HashCost};
 use oauthconsumer_operator::controller::ApprovalProof;
 use oauthconsumer_operator::signin::{Rate, Settings};
-use oauthconsumer_operator::telemetry::LogFormat;
 use strum::VariantNames;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+
+use crate::logs::LogFormat;
 
 /// Manages OAuth consumers on Kubernetes: keeps a record for each `OAuthConsumer`, and answers sign-in checks from those
 /// records.
@@ -194,7 +195,7 @@ pub struct SigninOptions {
     #[arg(long, env = "OAUTHCONSUMER_SIGNIN_TLS_KEY", value_name = "FILE", requires = "signin_tls_cert")]
     pub signin_tls_key: Option<PathBuf>,
 
-    /// How old the proof may be that memory holds what the store holds: the longest that a revocation can go unseen.
+    /// How long ago the store may have confirmed that memory is current: the longest that a revocation can go unseen.
     #[arg(long, env = "OAUTHCONSUMER_MAX_STALENESS", value_name = "DURATION", default_value = "1s", value_parser = duration)]
     pub max_staleness: Duration,
 

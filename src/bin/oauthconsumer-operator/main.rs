@@ -2,6 +2,7 @@
 
 #[allow(clippy::doc_markdown, reason = "its doc comments are help texts, not Markdown")]
 mod cli;
+mod logs;
 mod process;
 mod run;
 

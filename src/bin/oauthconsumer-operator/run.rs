@@ -21,6 +21,7 @@ use tracing::{error, info, warn};
 use crate::cli::{
     CleanupOptions, Common, ControllerOnly, ControllerOptions, RevokeOptions, RunOptions, SigninOnly, SigninOptions,
 };
+use crate::logs;
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -64,7 +65,7 @@ pub fn signin(options: SigninOnly) -> Outcome {
 }
 
 fn start(common: Common, controller: Option<ControllerOptions>, signin: Option<SigninOptions>) -> Outcome {
-    telemetry::init(&common.log_level, common.log_format)?;
+    logs::init(&common.log_level, common.log_format)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(Process::default().run(common, controller, signin));
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -151,7 +152,7 @@ impl Process {
         };
         let listener = listen(options.signin_addr, "--signin-addr").await?;
         info!(address = %listener.local_addr()?, tls = certificate.is_some(), "checking sign-ins");
-        let (hashing, metrics) = (HashPool::new(cores(), cost), self.metrics.clone());
+        let (hashing, metrics) = (HashPool::new(cores(), cost)?, self.metrics.clone());
         let verifier = Arc::new(Verifier::new(self.signin_store.clone(), options.settings(), hashing, metrics.clone()).await?);
         let directory = verifier.directory();
         self.readiness.ask("directory", move || directory.check());
@@ -334,7 +335,8 @@ async fn control(
         longest_pause: Duration::from_mins(5),
     };
     // One core stays free for everything that is not a hash.
-    let hashing = HashPool::new((cores() - 1).max(1), cost);
+    let hashing =
+        HashPool::new((cores() - 1).max(1), cost).map_err(|error| format!("failed to start threads for hashes: {error}"))?;
     let ended = controller::run(settings, client, store, hashing, metrics, readiness, shutdown).await;
     ended.map_err(|panic| format!("a part of the controller panicked: {panic}"))
 }

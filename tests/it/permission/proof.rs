@@ -159,7 +159,7 @@ async fn a_refusal_that_quotes_the_policy_is_no_proof() {
     cluster.consumers.create(&PostParams::default(), &consumer("jazz", with(spec, "approved", true))).await.unwrap();
     // Neither proved nor disproved: the controller goes on asking.
     eventually("the controller has asked several times", || async {
-        operator.metrics.count_of_results(ReconcileResult::ApiFailed) >= 3
+        operator.metrics.reconciles.get(ReconcileResult::ApiFailed) >= 3
     })
     .await;
     assert_ne!(condition(&cluster.get("jazz").await, "Approved"), "True/Approved");

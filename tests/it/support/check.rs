@@ -73,7 +73,7 @@ impl Check {
     }
 
     pub async fn with(store: Arc<dyn ConsumerStore>, settings: Settings) -> Self {
-        Self::serve(store, settings, HashPool::new(2, CHEAP), None).await
+        Self::serve(store, settings, HashPool::new(2, CHEAP).unwrap(), None).await
     }
 
     pub async fn serve(

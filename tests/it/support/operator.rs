@@ -9,10 +9,10 @@ use axum::http::{Request, StatusCode};
 use oauthconsumer_operator::consumer::SecretLimits;
 use oauthconsumer_operator::controller::{self, ApprovalProof, Settings};
 use oauthconsumer_operator::hashing::HashPool;
-use oauthconsumer_operator::listener::Peer;
+use oauthconsumer_operator::listener::RemoteAddr;
 use oauthconsumer_operator::signin::{self, Verifier};
 use oauthconsumer_operator::store::ConsumerStore;
-use oauthconsumer_operator::telemetry::{Effects, Metrics, Readiness, ReconcileResult};
+use oauthconsumer_operator::telemetry::{Metrics, Operation, Readiness, ReconcileResult};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -59,7 +59,7 @@ impl Operator {
         };
         adjust(&mut settings);
         let (metrics, shutdown) = (Arc::new(Metrics::default()), CancellationToken::new());
-        let hashing = HashPool::new(1, CHEAP);
+        let hashing = HashPool::new(1, CHEAP).unwrap();
         let readiness = Readiness::default();
         let run = controller::run(settings, client, store.clone(), hashing, metrics.clone(), readiness.clone(), shutdown.clone());
         let task = tokio::spawn(async move { run.await.expect("a part of the controller panicked") });
@@ -77,15 +77,15 @@ impl Operator {
         tokio::time::timeout(Duration::from_secs(10), self.task).await.expect("the operator did not stop").unwrap();
     }
 
-    pub fn count(&self, effect: Effects) -> u64 {
-        self.metrics.count_of(effect)
+    pub fn count(&self, effect: Operation) -> u64 {
+        self.metrics.effects.get(effect)
     }
 
     /// Reconciles that came to an end.
     pub fn reconciles(&self) -> u64 {
-        use ReconcileResult::{ApiFailed, Done, Internal, KeyInUse, Overtaken, Quiet, StoreFailed};
-        let results = [ApiFailed, Done, Internal, KeyInUse, Overtaken, Quiet, StoreFailed];
-        results.into_iter().map(|result| self.metrics.count_of_results(result)).sum()
+        use ReconcileResult::{ApiFailed, Changed, Conflict, Internal, KeyInUse, StoreFailed, Unchanged};
+        let results = [ApiFailed, Changed, Conflict, Internal, KeyInUse, StoreFailed, Unchanged];
+        results.into_iter().map(|result| self.metrics.reconciles.get(result)).sum()
     }
 
     /// Waits for a sweep that begins after now to finish.
@@ -112,9 +112,9 @@ impl Operator {
 
     /// Asks `/signin` with these headers.
     pub async fn ask(&self, headers: &[(&str, &[u8])]) -> Answer {
-        let (settings, hashing) = (signin::Settings::default(), HashPool::new(1, CHEAP));
+        let (settings, hashing) = (signin::Settings::default(), HashPool::new(1, CHEAP).unwrap());
         let verifier = Verifier::new(Arc::new(self.store.clone().into()), settings, hashing, self.metrics.clone()).await.unwrap();
-        let mut request = Request::get("/signin").extension(Peer(Ipv4Addr::LOCALHOST.into()));
+        let mut request = Request::get("/signin").extension(RemoteAddr(Ipv4Addr::LOCALHOST.into()));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

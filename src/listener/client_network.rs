@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 
-/// An IPv4 address, or an IPv6 network of 64 bits, which is what one subscriber has.
+/// An IPv4 address, or an IPv6 network of 64 bits, which is what one client has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Subscriber(u128);
+pub struct ClientNetwork(u128);
 
-// === impl Subscriber ===
+// === impl ClientNetwork ===
 
-impl From<IpAddr> for Subscriber {
+impl From<IpAddr> for ClientNetwork {
     fn from(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => Self(u128::from(address.to_bits())),
