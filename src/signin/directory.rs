@@ -46,8 +46,8 @@ enum Trust {
     /// Not memory: no controller has compared the records with their objects in this epoch. Lookups find the same.
     Unverified,
     /// Nothing: the store has gone back within its epoch. Lookups count again once a controller verifies the records later than
-    /// `resynced`.
-    GoneBack { resynced: i64 },
+    /// `last_verification`.
+    GoneBack { last_verification: i64 },
     /// Memory, for a while: at some moment after `at` it held what the store held. The clock is monotonic, so that it cannot be
     /// set back.
     Fresh { at: Instant },
@@ -77,9 +77,9 @@ pub(super) enum Feed {
 /// What a sign-in needs to know of a record.
 pub(super) struct Entry {
     /// The feed's head at which it was last changed.
-    pub(super) change: i64,
+    pub(super) sequence: i64,
     /// Whether its controller has verified it.
-    pub(super) vouched: bool,
+    pub(super) verified: bool,
     /// Who signs in with the right secret; none unless the record allows it.
     pub(super) consumer: Option<Consumer>,
     hash: Option<KnownHash>,
@@ -170,19 +170,19 @@ impl Directory {
         if state.has_seen_later_than(at) {
             return Err(Distrusted::FormerPrimary);
         }
-        if !at.compared || matches!(state.trust, Trust::GoneBack { .. }) {
+        if !at.verified || matches!(state.trust, Trust::GoneBack { .. }) {
             return Err(Distrusted::Unverified);
         }
         let Some(change) = change else { return Ok(None) };
         let is_removed = change.stored.record.is_removed();
         // Records of another epoch have other numbers.
-        let is_same_epoch = state.seen.as_ref().is_some_and(|seen| seen.is_of_same_life_as(at));
+        let is_same_epoch = state.seen.as_ref().is_some_and(|seen| seen.epoch == at.epoch);
         let held = state.entries.get_mut(&change.stored.record.consumer_key).filter(|_| is_same_epoch);
         let Some(held) = held else { return Ok((!is_removed).then(|| Arc::new(Entry::new(change, None)))) };
-        if held.entry.change > change.change {
+        if held.entry.sequence > change.sequence {
             return Ok(Some(held.entry.clone()));
         }
-        if (held.entry.change, held.entry.vouched) != (change.change, change.vouched) {
+        if (held.entry.sequence, held.entry.verified) != (change.sequence, change.verified) {
             held.entry = Arc::new(Entry::new(change, Some(&held.entry)));
         }
         Ok((!is_removed).then(|| held.entry.clone()))
@@ -196,15 +196,15 @@ impl Directory {
         }
         state.failure = None;
         let Some(seen) = state.seen.replace(head.clone()) else { return Ok(Feed::Continues) };
-        let feed = if !seen.is_of_same_life_as(head) {
+        let feed = if seen.epoch != head.epoch {
             state.entries.clear();
             state.trust = Trust::Loading;
             Feed::NewEpoch
-        } else if head.head < seen.head {
+        } else if head.sequence < seen.sequence {
             state.entries.clear();
-            state.trust = Trust::GoneBack { resynced: head.resynced };
+            state.trust = Trust::GoneBack { last_verification: head.last_verification };
             Feed::WentBack
-        } else if matches!(state.trust, Trust::GoneBack { resynced } if head.resynced > resynced) {
+        } else if matches!(state.trust, Trust::GoneBack { last_verification } if head.last_verification > last_verification) {
             state.trust = Trust::Loading;
             Feed::Reload
         } else if head.reload != seen.reload && head.reload > applied {
@@ -228,7 +228,7 @@ impl Directory {
         for change in changes {
             let key = change.stored.record.consumer_key.clone();
             let entry = match state.entries.get(&key) {
-                Some(held) if held.entry.change > change.change => held.entry.clone(),
+                Some(held) if held.entry.sequence > change.sequence => held.entry.clone(),
                 _ if change.stored.record.is_removed() => {
                     state.entries.remove(&key);
                     continue;
@@ -251,7 +251,7 @@ impl Directory {
         }
         *trust = match trust {
             Trust::GoneBack { .. } => return has_loaded,
-            _ if head.compared => Trust::Fresh { at: asked },
+            _ if head.verified => Trust::Fresh { at: asked },
             _ => Trust::Unverified,
         };
         has_loaded
@@ -267,7 +267,7 @@ impl Directory {
 
 impl State {
     fn has_seen_later_than(&self, head: &Head) -> bool {
-        self.seen.as_ref().is_some_and(|seen| seen.is_later_than(head))
+        self.seen.as_ref().is_some_and(|seen| seen.epoch.is_later_than(&head.epoch))
     }
 }
 
@@ -284,7 +284,7 @@ impl Trust {
 impl Entry {
     /// A record, with what is known of its hash: a secret that fits a hash fits it in the next version of the record, too.
     fn new(change: Change, before: Option<&Self>) -> Self {
-        let Change { change, stored, vouched } = change;
+        let Change { sequence, stored, verified } = change;
         let known = before.and_then(|before| before.hash.as_ref());
         let hash = stored.record.phc().map(|phc| match known {
             Some(known) if known.phc() == phc => known.clone(),
@@ -292,13 +292,13 @@ impl Entry {
         });
         // Headers are kept only of consumers that may sign in.
         let consumer = if stored.allows_signin() { Consumer::of(&stored.record) } else { None };
-        Self { change, vouched, consumer, hash, queue: OnceLock::new() }
+        Self { sequence, verified, consumer, hash, queue: OnceLock::new() }
     }
 
     /// The consumer, if it may sign in and one of these secrets is known to be its own.
     pub(super) fn allows_signin(&self, presented: &[Fingerprint]) -> Option<&Consumer> {
         let fits = self.hash.as_ref().is_some_and(|hash| presented.iter().any(|secret| hash.is_known_to_fit(*secret)));
-        self.consumer.as_ref().filter(|_| self.vouched && fits)
+        self.consumer.as_ref().filter(|_| self.verified && fits)
     }
 
     pub(super) fn phc(&self) -> Option<&Phc> {
@@ -340,9 +340,9 @@ mod tests {
     use super::*;
     use crate::store::Epoch;
 
-    fn head(epoch: &str, head: i64, resynced: i64) -> Head {
+    fn head(epoch: &str, sequence: i64, last_verification: i64) -> Head {
         let epoch = Epoch { id: epoch.into(), ..Epoch::default() };
-        Head { head, reload: resynced, resynced, epoch, compared: resynced > 0 }
+        Head { sequence, reload: last_verification, last_verification, epoch, verified: last_verification > 0 }
     }
 
     /// Follows the feed to this head; answers whether memory and lookups count then.

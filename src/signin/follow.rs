@@ -76,7 +76,7 @@ impl Follower {
             let feed = self.directory.advance(&head, self.applied).map_err(|why| unavailable(why.to_string()))?;
             match feed {
                 Feed::WentBack => {
-                    warn!(head = head.head, "the store has gone back: no sign-in until all records were compared");
+                    warn!(sequence = head.sequence, "the store has gone back: no sign-in until all records were compared");
                 }
                 Feed::NewEpoch => {
                     info!("the store has failed over or was restored: no sign-in until all records were compared");
@@ -87,16 +87,16 @@ impl Follower {
                 self.applied = 0;
                 continue;
             }
-            let last = changes.last().map_or(head.head, |change| change.change);
+            let last = changes.last().map_or(head.sequence, |change| change.sequence);
             self.directory.apply(changes);
             self.applied = last;
-            if last < head.head {
+            if last < head.sequence {
                 // There may be more, or the rest of the way are changes without a record.
                 continue;
             }
             if self.directory.finish(&head, asked) {
                 self.metrics.feed_loads.inc();
-                info!(records = self.directory.len(), head = head.head, "all records are in memory");
+                info!(records = self.directory.len(), sequence = head.sequence, "all records are in memory");
             }
             self.metrics.directory_records.set(i64::try_from(self.directory.len()).unwrap_or(i64::MAX));
             return Ok(());

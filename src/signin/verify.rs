@@ -177,7 +177,7 @@ impl Verifier {
         if let Some(consumer) = entry.allows_signin(presented) {
             return Ok(CheckResult::Allowed(consumer.clone()));
         }
-        if !entry.vouched {
+        if !entry.verified {
             return Err(Distrusted::Unverified.into());
         }
 
@@ -215,7 +215,7 @@ impl Verifier {
     /// What is known now of a key that was in this state before.
     async fn lookup_again(&self, key: &ConsumerKey, before: &Entry) -> Result<Option<Arc<Entry>>, CheckError> {
         match self.directory.get(key) {
-            (Some(now), true) if now.change >= before.change => Ok(Some(now)),
+            (Some(now), true) if now.sequence >= before.sequence => Ok(Some(now)),
             _ => self.lookup_in_store(key).await,
         }
     }
@@ -244,12 +244,12 @@ impl Verifier {
         self.metrics.signin_hashes.inc();
         let Some(reading) = fitting.filter(|_| entry.consumer.is_some()) else {
             let (now, _) = self.directory.get(&credentials.key);
-            let is_rotated = now.is_some_and(|now| now.change > entry.change && now.phc() != entry.phc());
+            let is_rotated = now.is_some_and(|now| now.sequence > entry.sequence && now.phc() != entry.phc());
             return if is_rotated { Err(CheckError::Rotated) } else { Ok(CheckResult::Refused) };
         };
         // The hash may have waited for others; meanwhile the consumer may have been disapproved or removed.
         let Some(now) = self.lookup_again(&credentials.key, &entry).await? else { return Ok(CheckResult::Refused) };
-        if !now.vouched {
+        if !now.verified {
             return Err(Distrusted::Unverified.into());
         }
         let Some(consumer) = now.consumer.clone() else { return Ok(CheckResult::Refused) };
@@ -291,7 +291,7 @@ async fn rewrite(
     let renewed = hashing.renew(None, secret).await?;
     let record = Record { secret: SecretOutcome::Accepted(renewed), ..stored.record };
     match store.write(record, Replaces::Version(stored.version), now()).await {
-        Err(StoreError::Swapped) | Ok(_) => Ok(()),
+        Err(StoreError::Conflict) | Ok(_) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
