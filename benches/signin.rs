@@ -96,8 +96,8 @@ async fn fill(path: &Path, records: usize, phc: &Phc) {
     for i in 0..records {
         store.write(record(&format!("uid-{i}"), phc), Replaces::NothingAt(head.clone()), now).await.unwrap();
     }
-    let life = store.head().await.unwrap().epoch;
-    store.vouch("cluster", "default", &life).await.unwrap();
+    let epoch = store.head().await.unwrap().epoch;
+    store.verify("cluster", "default", &epoch).await.unwrap();
     store.close().await;
     eprintln!("{records} records written in {:?}", began.elapsed());
 }

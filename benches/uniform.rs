@@ -51,8 +51,8 @@ async fn main() {
     for record in classes.iter().map(|(_, record)| record).chain([&approved]) {
         store.write(record.clone(), Replaces::NothingAt(store.head().await.unwrap()), now).await.unwrap();
     }
-    let life = store.head().await.unwrap().epoch;
-    store.vouch("cluster", "default", &life).await.unwrap();
+    let epoch = store.head().await.unwrap().epoch;
+    store.verify("cluster", "default", &epoch).await.unwrap();
 
     let settings = Settings {
         misses_by_caller: Rate { burst: 0, refill: 0 },

@@ -63,7 +63,7 @@ pub(super) async fn close_unseen(ctx: &Context, stored: Stored) -> Result<Option
     let version = Replaces::Version(stored.version);
     match ctx.store.write(stored.out_of_scope(), version, now()).await {
         Ok(closed) => Ok(Some(closed)),
-        Err(StoreError::Swapped) => Ok(None),
+        Err(StoreError::Conflict) => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -9,7 +9,7 @@ use crate::store::StoreError;
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Swapped => Self::Conflict(error.to_string()),
+            StoreError::Conflict => Self::Conflict(error.to_string()),
             StoreError::KeyInUse(key) => Self::KeyInUse(key.to_string()),
             StoreError::Unavailable(_) => Self::Store(error.to_string()),
         }

@@ -33,7 +33,7 @@ const CHECK_OUT_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) struct Peers {
     own: Controller,
     /// Whether records that name this installation count, because it has compared its records with their objects.
-    is_compared: AtomicBool,
+    is_verified: AtomicBool,
     /// All others, by instance; nothing before the first read.
     others: Mutex<Option<HashMap<String, Peer>>>,
 }
@@ -64,7 +64,7 @@ pub(super) async fn run(ctx: Arc<Context>, shutdown: CancellationToken) {
 
 impl Peers {
     pub(super) fn new(own: Controller) -> Self {
-        Self { own, is_compared: AtomicBool::new(false), others: Mutex::default() }
+        Self { own, is_verified: AtomicBool::new(false), others: Mutex::default() }
     }
 
     /// Checks in, and reads which others do.
@@ -94,8 +94,8 @@ impl Peers {
     }
 
     /// Says whether records that name this installation count.
-    pub(super) fn set_compared(&self, is_compared: bool) {
-        self.is_compared.store(is_compared, Ordering::Release);
+    pub(super) fn set_verified(&self, is_verified: bool) {
+        self.is_verified.store(is_verified, Ordering::Release);
     }
 
     /// The installation that a record of this namespace is to name. It is this one, with three exceptions: the namespace is not one
@@ -107,7 +107,7 @@ impl Peers {
             return own.clone();
         };
         let is_kept = !self.own.covers(&self.own.cluster_id, namespace)
-            || !self.is_compared.load(Ordering::Acquire)
+            || !self.is_verified.load(Ordering::Acquire)
             || self.is_run_by_another(recorded, namespace);
         if is_kept { recorded.clone() } else { own.clone() }
     }

@@ -89,15 +89,15 @@ impl Verification {
         let (cluster_id, installation) = (&ctx.settings.cluster_id, &ctx.settings.installation);
         let head = ctx.store.head().await?;
         if let Some(seen) = self.seen.replace(head.clone()) {
-            let same_life = seen.is_of_same_life_as(&head);
-            self.is_unsure |= same_life && seen.head > head.head;
-            self.wait = self.wait.filter(|_| same_life);
+            let same_epoch = seen.epoch == head.epoch;
+            self.is_unsure |= same_epoch && seen.sequence > head.sequence;
+            self.wait = self.wait.filter(|_| same_epoch);
         }
-        if !self.is_unsure && ctx.store.is_vouched_for(cluster_id, installation).await? {
+        if !self.is_unsure && ctx.store.is_verified(cluster_id, installation).await? {
             return Ok(CHECK_PERIOD);
         }
 
-        ctx.peers.set_compared(false);
+        ctx.peers.set_verified(false);
         // The records first: what is listed after that is newer.
         let records = ctx.store.live(cluster_id).await?;
         let Some(waited) = self.wait_for_reconciles(&records) else { return Ok(WAIT_PAUSE) };
@@ -111,9 +111,9 @@ impl Verification {
         if !self.close(wrong.into_iter().chain(unknown)).await? {
             return Ok(WAIT_PAUSE);
         }
-        ctx.store.vouch(cluster_id, installation, &head.epoch).await?;
+        ctx.store.verify(cluster_id, installation, &head.epoch).await?;
         (self.is_unsure, self.wait) = (false, None);
-        ctx.peers.set_compared(true);
+        ctx.peers.set_verified(true);
         // What another installation has left behind can be taken over from now on, or by the next sweep.
         if let Ok(records) = ctx.store.live(cluster_id).await {
             self.differences(&records, true);

@@ -26,7 +26,7 @@ pub struct Directory {
 /// What is known about the store itself.
 #[derive(Default)]
 struct Standing {
-    /// The first head of the latest life that was seen.
+    /// The first head of the latest epoch that was seen.
     seen: Option<Head>,
     /// Nothing it says counts.
     distrusted: bool,
@@ -35,9 +35,9 @@ struct Standing {
 /// What a sign-in needs to know of a record.
 pub struct Entry {
     /// The feed's head at which it was last changed.
-    pub change: i64,
-    /// Whether its controller vouches for it.
-    pub vouched: bool,
+    pub sequence: i64,
+    /// Whether its controller has verified it.
+    pub verified: bool,
     /// Who signs in with the right secret; none if nobody does.
     pub consumer: Option<Consumer>,
     /// The hash of its secret, if it has one.
@@ -126,15 +126,15 @@ impl Directory {
 
     /// Whether what a store says at this head may be believed.
     pub(super) fn believes(&self, head: &Head) -> bool {
-        head.compared && !self.has_seen_later_than(head) && !self.standing().distrusted
+        head.verified && !self.has_seen_later_than(head) && !self.standing().distrusted
     }
 
-    /// Whether a later life of the same store has been seen.
+    /// Whether a later epoch of the same store has been seen.
     pub(super) fn has_seen_later_than(&self, head: &Head) -> bool {
-        self.standing().seen.as_ref().is_some_and(|seen| seen.is_later_than(head))
+        self.standing().seen.as_ref().is_some_and(|seen| seen.epoch.is_later_than(&head.epoch))
     }
 
-    /// This life of the store has been seen.
+    /// This epoch of the store has been seen.
     pub(super) fn see(&self, head: &Head) {
         self.standing.write().unwrap_or_else(PoisonError::into_inner).seen = Some(head.clone());
     }
@@ -174,7 +174,7 @@ impl Directory {
         for change in changes {
             let key = change.stored.record.consumer_key.clone();
             let entry = match entries.get(&key) {
-                Some(held) if held.entry.change > change.change => held.entry.clone(),
+                Some(held) if held.entry.sequence > change.sequence => held.entry.clone(),
                 _ if change.stored.record.is_removed() => {
                     entries.remove(&key);
                     continue;
@@ -190,21 +190,21 @@ impl Directory {
     /// say so again. And what is held stays until the feed has come as far, which may still bring an older version.
     pub(super) fn learn(&self, at: &Head, change: Change) -> Option<Arc<Entry>> {
         let is_removed = change.stored.record.is_removed();
-        // Locked before the life is looked at, because whatever is loaded from another life has other numbers.
+        // Locked before the epoch is looked at, because whatever is loaded from another epoch has other numbers.
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        let is_of_this_life = self.standing().seen.as_ref().is_some_and(|seen| seen.is_of_same_life_as(at));
-        let held = entries.get_mut(&change.stored.record.consumer_key).filter(|_| is_of_this_life);
+        let is_same_epoch = self.standing().seen.as_ref().is_some_and(|seen| seen.epoch == at.epoch);
+        let held = entries.get_mut(&change.stored.record.consumer_key).filter(|_| is_same_epoch);
         let Some(held) = held else { return (!is_removed).then(|| Arc::new(Entry::from(change))) };
-        if held.entry.change > change.change {
+        if held.entry.sequence > change.sequence {
             return Some(held.entry.clone());
         }
-        if (held.entry.change, held.entry.vouched) != (change.change, change.vouched) {
+        if (held.entry.sequence, held.entry.verified) != (change.sequence, change.verified) {
             held.entry = Arc::new(Entry::after(Some(&held.entry), change));
         }
         (!is_removed).then(|| held.entry.clone())
     }
 
-    /// Drops everything: it was another life of the store.
+    /// Drops everything: it was another epoch of the store.
     pub(super) fn clear(&self) {
         self.entries.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
@@ -223,7 +223,7 @@ impl Entry {
     /// Who signs in, if one of these secrets is known to fit.
     pub(super) fn opens_to(&self, presented: &[Fingerprint]) -> Option<&Consumer> {
         let fits = presented.iter().any(|fingerprint| self.remembers(*fingerprint));
-        self.consumer.as_ref().filter(|_| self.vouched && fits)
+        self.consumer.as_ref().filter(|_| self.verified && fits)
     }
 
     /// Waits for the turn to have a hash computed for this key. None if so many wait already.
@@ -264,11 +264,11 @@ impl Drop for Place<'_> {
 }
 
 impl From<Change> for Entry {
-    fn from(Change { change, stored, vouched }: Change) -> Self {
+    fn from(Change { sequence, stored, verified }: Change) -> Self {
         // Nobody is told about anybody who may not sign in.
         let consumer = if stored.allows_signin() { Consumer::of(&stored.record) } else { None };
         let phc = stored.record.phc().cloned();
-        Self { change, vouched, consumer, phc, proven: OnceLock::new(), turn: Mutex::new(()), waiting: AtomicUsize::new(0) }
+        Self { sequence, verified, consumer, phc, proven: OnceLock::new(), turn: Mutex::new(()), waiting: AtomicUsize::new(0) }
     }
 }
 

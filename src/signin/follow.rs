@@ -40,7 +40,7 @@ pub(super) struct Follower {
     round: u64,
     /// Whether everything is being read.
     loading: bool,
-    /// The store has gone back without a new life; nothing counts until its controller has said something again.
+    /// The store has gone back without a new epoch; nothing counts until its controller has said something again.
     distrusted: Option<i64>,
 }
 
@@ -85,10 +85,10 @@ impl Follower {
             if !self.continues(&head)? {
                 continue;
             }
-            let last = changes.last().map_or(head.head, |change| change.change);
+            let last = changes.last().map_or(head.sequence, |change| change.sequence);
             self.directory.apply(changes, self.round);
             self.applied = last;
-            if last < head.head {
+            if last < head.sequence {
                 // There may be more, or the rest of the way are changes without a record.
                 continue;
             }
@@ -96,10 +96,10 @@ impl Follower {
                 self.loading = false;
                 self.directory.retain(self.round);
                 self.metrics.feed_loads.inc();
-                info!(records = self.directory.len(), head = head.head, "all records are in memory");
+                info!(records = self.directory.len(), sequence = head.sequence, "all records are in memory");
             }
             self.metrics.directory_records.set(i64::try_from(self.directory.len()).unwrap_or(i64::MAX));
-            if self.distrusted.is_none() && head.compared {
+            if self.distrusted.is_none() && head.verified {
                 self.directory.prove(asked);
             } else {
                 self.directory.disprove("waiting for a controller to compare all records with their objects");
@@ -118,20 +118,24 @@ impl Follower {
             self.directory.see(head);
             return Ok(true);
         };
-        let same_life = seen.is_of_same_life_as(head);
-        if same_life && head.head < seen.head {
-            warn!(head = head.head, seen = seen.head, "the store has gone back: nobody signs in until all records were compared");
-            self.distrusted = Some(head.resynced);
+        let same_epoch = seen.epoch == head.epoch;
+        if same_epoch && head.sequence < seen.sequence {
+            warn!(
+                sequence = head.sequence,
+                seen = seen.sequence,
+                "the store has gone back: nobody signs in until all records were compared"
+            );
+            self.distrusted = Some(head.last_verification);
             self.directory.distrust(true);
             self.directory.clear();
-        } else if !same_life {
+        } else if !same_epoch {
             info!("the store has failed over or was restored: nobody signs in until all records were compared");
             self.distrusted = None;
             self.directory.distrust(false);
-            // In this order: nothing of the old life is taken for the new one's.
+            // In this order: nothing of the old epoch is taken for the new one's.
             self.directory.clear();
             self.directory.see(head);
-        } else if self.distrusted.is_some_and(|resynced| head.resynced > resynced) {
+        } else if self.distrusted.is_some_and(|last_verification| head.last_verification > last_verification) {
             self.distrusted = None;
             self.directory.distrust(false);
         } else if head.reload == seen.reload || head.reload <= self.applied {

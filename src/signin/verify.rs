@@ -196,7 +196,7 @@ impl Verifier {
         if let Some(consumer) = entry.opens_to(presented) {
             return Ok(Verdict::Allowed(consumer.clone()));
         }
-        if !entry.vouched {
+        if !entry.verified {
             return Err(CheckError::NotCompared);
         }
 
@@ -221,12 +221,12 @@ impl Verifier {
         self.metrics.signin_hashes.inc();
         let Some(reading) = fitting.filter(|_| entry.consumer.is_some()) else {
             let is_rotated =
-                self.directory.get(&credentials.key).is_some_and(|now| now.change > entry.change && now.phc != entry.phc);
+                self.directory.get(&credentials.key).is_some_and(|now| now.sequence > entry.sequence && now.phc != entry.phc);
             return if is_rotated { Err(CheckError::Rotated) } else { Ok(Verdict::Refused) };
         };
         // The hash may have waited for others; meanwhile the consumer may have been disapproved or removed.
         let Some(now) = self.look_again(&credentials.key, &entry).await? else { return Ok(Verdict::Refused) };
-        if !now.vouched {
+        if !now.verified {
             return Err(CheckError::NotCompared);
         }
         let Some(consumer) = now.consumer.clone() else { return Ok(Verdict::Refused) };
@@ -243,7 +243,7 @@ impl Verifier {
     /// What is known now of a key that was in this state before.
     async fn look_again(&self, key: &ConsumerKey, before: &Entry) -> Result<Option<Arc<Entry>>, CheckError> {
         let is_current = self.directory.is_current();
-        match self.directory.get(key).filter(|now| is_current && now.change >= before.change) {
+        match self.directory.get(key).filter(|now| is_current && now.sequence >= before.sequence) {
             Some(now) => Ok(Some(now)),
             None => self.look_at_store(key).await,
         }
@@ -309,7 +309,7 @@ async fn rewrite(
     let renewed = hashing.renew(None, secret).await?;
     let record = Record { secret: SecretOutcome::Accepted(renewed), ..stored.record };
     match store.write(record, Replaces::Version(stored.version), now()).await {
-        Err(StoreError::Swapped) | Ok(_) => Ok(()),
+        Err(StoreError::Conflict) | Ok(_) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }

@@ -29,13 +29,13 @@ pub use revoke::{RevokeError, revoke};
 ///
 /// # The feed
 /// A backend counts the changes of its rows, also those by other programs: SQL stores do so in triggers.
-/// 1. [`Head::head`] grows by one with each record that is inserted or updated. The record keeps the new value as its
-///    [`Change::change`].
+/// 1. [`Head::sequence`] grows by one with each record that is inserted or updated. The record keeps the new value as its
+///    [`Change::sequence`].
 /// 2. The order of these values is the order of commits. A reader that sees a head sees all changes up to it.
 /// 3. A deletion makes the head grow, once for each row or once for a statement.
 /// 4. [`Head::reload`] becomes the new head when a record is deleted, when its key changes, when a table is emptied without its
-///    rows being counted, and when a verification changes. A deleted tombstone only lifts it to its own `change`.
-/// 5. [`Head::resynced`] becomes the new head when a verification changes.
+///    rows being counted, and when a verification changes. A deleted tombstone only lifts it to its own `sequence`.
+/// 5. [`Head::last_verification`] becomes the new head when a verification changes.
 /// 6. A reader is told of changes soon ([`changed`](Self::changed)), and not of all: these are hints.
 ///
 /// # Epochs
@@ -56,7 +56,7 @@ pub trait ConsumerStore: Send + Sync {
     /// Writes a record if what it replaces is still there. Answers the record as it is now.
     ///
     /// # Errors
-    /// [`StoreError::Swapped`] if it is not, [`StoreError::KeyInUse`] if another owner has the key.
+    /// [`StoreError::Conflict`] if it is not, [`StoreError::KeyInUse`] if another owner has the key.
     async fn write(&self, record: Record, replaces: Replaces, now: Timestamp) -> Result<Stored, StoreError>;
 
     /// Drops a batch of a cluster's tombstones, the oldest first. Answers how many; fewer than a batch if none is left to drop.
@@ -78,11 +78,11 @@ pub trait ConsumerStore: Send + Sync {
     /// admit no consumer.
     ///
     /// # Errors
-    /// [`StoreError::Swapped`] if another epoch has begun.
-    async fn vouch(&self, cluster_id: &str, installation: &str, epoch: &Epoch) -> Result<(), StoreError>;
+    /// [`StoreError::Conflict`] if another epoch has begun.
+    async fn verify(&self, cluster_id: &str, installation: &str, epoch: &Epoch) -> Result<(), StoreError>;
 
     /// Whether it has, in the present epoch.
-    async fn is_vouched_for(&self, cluster_id: &str, installation: &str) -> Result<bool, StoreError>;
+    async fn is_verified(&self, cluster_id: &str, installation: &str) -> Result<bool, StoreError>;
 
     /// Where the feed stands. Also tells whether the store answers at all.
     async fn head(&self) -> Result<Head, StoreError>;
@@ -118,15 +118,15 @@ pub enum Replaces {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Head {
     /// Counts the changes of rows, in the order of their commits.
-    pub head: i64,
+    pub sequence: i64,
     /// A reader that is behind this starts over: what it has read may be gone.
     pub reload: i64,
     /// The head at which a verification last changed.
-    pub resynced: i64,
+    pub last_verification: i64,
     /// The epoch that the store is in.
     pub epoch: Epoch,
     /// Whether any installation has verified its records in this epoch.
-    pub compared: bool,
+    pub verified: bool,
 }
 
 /// A stretch of a store's time in which no commit is lost.
@@ -144,11 +144,11 @@ pub struct Epoch {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// The head at which it was last changed.
-    pub change: i64,
+    pub sequence: i64,
     /// The record.
     pub stored: Stored,
     /// Whether its installation has verified its records in this epoch.
-    pub vouched: bool,
+    pub verified: bool,
 }
 
 /// For how long tombstones are kept.
@@ -206,7 +206,7 @@ pub enum Access {
 pub enum StoreError {
     /// The record was written since it was read. Look again.
     #[error("another writer has changed the record in the meantime")]
-    Swapped,
+    Conflict,
     /// The key belongs, or once belonged, to another object.
     #[error("the consumer key {0} is in use")]
     KeyInUse(ConsumerKey),
@@ -258,22 +258,6 @@ impl Replaces {
     }
 }
 
-// === impl Head ===
-
-impl Head {
-    /// Whether both are of the same epoch of the same store.
-    #[must_use]
-    pub fn is_of_same_life_as(&self, other: &Self) -> bool {
-        self.epoch == other.epoch
-    }
-
-    /// Whether the other is of a former primary, which a failover left behind.
-    #[must_use]
-    pub fn is_later_than(&self, other: &Self) -> bool {
-        self.epoch.is_later_than(&other.epoch)
-    }
-}
-
 // === impl Epoch ===
 
 impl Epoch {
@@ -320,7 +304,7 @@ pub async fn forget_secret_versions(store: &dyn ConsumerStore, cluster_id: &str,
         match store.write(record, Replaces::Version(version), now).await {
             Ok(_) => forgotten += 1,
             // Its writer has looked after the restore.
-            Err(StoreError::Swapped) => {}
+            Err(StoreError::Conflict) => {}
             Err(error) => return Err(error),
         }
     }

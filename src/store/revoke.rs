@@ -34,7 +34,7 @@ pub async fn revoke(store: &dyn ConsumerStore, key: &ConsumerKey, reason: &str) 
         let (at, version) = (now(), stored.version);
         match store.write(stored.revoked(reason, at), Replaces::Version(version), at).await {
             Ok(written) => return Ok(written.record),
-            Err(StoreError::Swapped) if attempt < MAX_ATTEMPTS => attempt += 1,
+            Err(StoreError::Conflict) if attempt < MAX_ATTEMPTS => attempt += 1,
             Err(error) => return Err(error.into()),
         }
     }

@@ -160,17 +160,17 @@ where
 {
     fn head(&self) -> Result<Head, sqlx::Error> {
         Ok(Head {
-            head: self.try_get("feed_sequence")?,
+            sequence: self.try_get("feed_sequence")?,
             reload: self.try_get("reload")?,
-            resynced: self.try_get("resynced")?,
+            last_verification: self.try_get("last_verification")?,
             epoch: Epoch { id: self.try_get("epoch")?, lineage: self.try_get("lineage")?, rank: self.try_get("rank")? },
-            compared: self.try_get("feed_verified")?,
+            verified: self.try_get("feed_verified")?,
         })
     }
 
     fn change(&self) -> Result<Option<Change>, sqlx::Error> {
-        let Some(change) = self.try_get("sequence")? else { return Ok(None) };
-        Ok(Some(Change { change, stored: self.stored()?, vouched: self.try_get("verified")? }))
+        let Some(sequence) = self.try_get("sequence")? else { return Ok(None) };
+        Ok(Some(Change { sequence, stored: self.stored()?, verified: self.try_get("verified")? }))
     }
 
     fn sequence(&self) -> Result<i64, sqlx::Error> {

@@ -57,14 +57,15 @@ static UPDATE: LazyLock<String> = LazyLock::new(|| {
 });
 static BY_OWNER: LazyLock<String> = LazyLock::new(|| select_beside_head("cluster_id = $1 AND uid = $2"));
 static BY_KEY: LazyLock<String> = LazyLock::new(|| select_beside_head("consumer_key = $1"));
-static CHANGES: LazyLock<String> = LazyLock::new(|| select_beside_head("change > $1 ORDER BY change LIMIT $2"));
+static CHANGES: LazyLock<String> = LazyLock::new(|| select_beside_head("sequence > $1 ORDER BY sequence LIMIT $2"));
 static LIVE: LazyLock<String> = LazyLock::new(|| {
     let columns = columns();
     format!("SELECT {columns} FROM oauth_consumers WHERE cluster_id = $1 AND state <> 'Removed'")
 });
 static HEAD: LazyLock<String> = LazyLock::new(|| format!("SELECT {FEED_COLUMNS} FROM feed_state"));
 
-const FEED_COLUMNS: &str = "feed_state.head AS feed_sequence, reload, resynced, epoch, lineage, rank, compared AS feed_verified";
+const FEED_COLUMNS: &str =
+    "feed_state.sequence AS feed_sequence, reload, last_verification, epoch, lineage, rank, verified AS feed_verified";
 
 fn columns() -> String {
     COLUMNS.join(", ")
@@ -83,7 +84,7 @@ fn insert(lock: &str) -> String {
     let (columns, values) = (columns(), places_after(2));
     format!(
         "INSERT INTO oauth_consumers ({columns}) SELECT {values} FROM feed \
-         WHERE id = 1 AND head >= $1 AND reload <= $1 AND (SELECT epoch FROM feed_state) = $2 {lock} \
+         WHERE id = 1 AND sequence >= $1 AND reload <= $1 AND (SELECT epoch FROM feed_state) = $2 {lock} \
          ON CONFLICT DO NOTHING RETURNING uid"
     )
 }
@@ -92,11 +93,11 @@ fn insert(lock: &str) -> String {
 fn select_beside_head(condition: &str) -> String {
     let columns = columns();
     format!(
-        "SELECT {FEED_COLUMNS}, found.change AS sequence, {columns}, \
-         EXISTS (SELECT 1 FROM resyncs WHERE resyncs.cluster_id = found.cluster_id \
-         AND resyncs.installation = found.installation AND resyncs.epoch = feed_state.epoch) AS verified \
-         FROM feed_state LEFT JOIN (SELECT change, {columns} FROM oauth_consumers WHERE {condition}) AS found ON TRUE \
-         ORDER BY found.change"
+        "SELECT {FEED_COLUMNS}, found.sequence, {columns}, \
+         EXISTS (SELECT 1 FROM verifications WHERE verifications.cluster_id = found.cluster_id \
+         AND verifications.installation = found.installation AND verifications.epoch = feed_state.epoch) AS verified \
+         FROM feed_state LEFT JOIN (SELECT sequence, {columns} FROM oauth_consumers WHERE {condition}) AS found ON TRUE \
+         ORDER BY found.sequence"
     )
 }
 
@@ -132,7 +133,7 @@ where
         let (query, version) = match replaces {
             // Never a version that an earlier record of the owner had: that was written before this head, and counted up to it at most.
             Replaces::NothingAt(read) => {
-                (sqlx::query(self.insert).bind(read.head).bind(read.epoch.id), read.head.wrapping_add(1))
+                (sqlx::query(self.insert).bind(read.sequence).bind(read.epoch.id), read.sequence.wrapping_add(1))
             }
             Replaces::Version(version) => {
                 let Owner { cluster_id, uid } = record.owner.clone();
@@ -150,14 +151,14 @@ where
         // Nothing was written: either the owner's record has moved on, or another consumer has the key.
         match self.by_key(&record.consumer_key).await?.1 {
             Some(holder) if holder.stored.record.owner != record.owner => Err(StoreError::KeyInUse(record.consumer_key)),
-            _ => Err(StoreError::Swapped),
+            _ => Err(StoreError::Conflict),
         }
     }
 
     async fn drop_tombstones(&self, cluster_id: &str, keep: &KeepTombstones) -> Result<usize, StoreError> {
         let newest = sqlx::query(
-            "SELECT change AS sequence FROM oauth_consumers WHERE cluster_id = $1 AND state = 'Removed' AND NOT reserved \
-             ORDER BY change DESC LIMIT 1 OFFSET $2",
+            "SELECT sequence FROM oauth_consumers WHERE cluster_id = $1 AND state = 'Removed' AND NOT reserved \
+             ORDER BY sequence DESC LIMIT 1 OFFSET $2",
         )
         .bind(cluster_id.to_owned())
         .bind(i64::from(keep.at_most));
@@ -166,8 +167,8 @@ where
         let query = sqlx::query(
             "DELETE FROM oauth_consumers WHERE state = 'Removed' AND consumer_key IN \
              (SELECT consumer_key FROM oauth_consumers WHERE cluster_id = $1 AND state = 'Removed' AND \
-              ((reserved AND updated_at < $2) OR (NOT reserved AND (updated_at < $3 OR change <= $4))) \
-              ORDER BY change LIMIT $5) RETURNING consumer_key",
+              ((reserved AND updated_at < $2) OR (NOT reserved AND (updated_at < $3 OR sequence <= $4))) \
+              ORDER BY sequence LIMIT $5) RETURNING consumer_key",
         )
         .bind(cluster_id.to_owned())
         .bind(keep.reserved_since.to_string())
@@ -212,20 +213,20 @@ where
         Ok(self.fetch(&self.read, query).await?.iter().filter_map(|row| readable(row.open_records())).collect())
     }
 
-    async fn vouch(&self, cluster_id: &str, installation: &str, epoch: &Epoch) -> Result<(), StoreError> {
+    async fn verify(&self, cluster_id: &str, installation: &str, epoch: &Epoch) -> Result<(), StoreError> {
         let query = sqlx::query(
-            "INSERT INTO resyncs (cluster_id, installation, epoch) SELECT $1, $2, epoch FROM feed_state WHERE epoch = $3 \
+            "INSERT INTO verifications (cluster_id, installation, epoch) SELECT $1, $2, epoch FROM feed_state WHERE epoch = $3 \
              ON CONFLICT (cluster_id, installation) DO UPDATE SET epoch = excluded.epoch RETURNING cluster_id",
         )
         .bind(cluster_id.to_owned())
         .bind(installation.to_owned())
         .bind(epoch.id.clone());
-        if self.fetch(&self.write, query).await?.is_empty() { Err(StoreError::Swapped) } else { Ok(()) }
+        if self.fetch(&self.write, query).await?.is_empty() { Err(StoreError::Conflict) } else { Ok(()) }
     }
 
-    async fn is_vouched_for(&self, cluster_id: &str, installation: &str) -> Result<bool, StoreError> {
+    async fn is_verified(&self, cluster_id: &str, installation: &str) -> Result<bool, StoreError> {
         let query = sqlx::query(
-            "SELECT cluster_id FROM resyncs JOIN feed_state USING (epoch) WHERE cluster_id = $1 AND installation = $2",
+            "SELECT cluster_id FROM verifications JOIN feed_state USING (epoch) WHERE cluster_id = $1 AND installation = $2",
         )
         .bind(cluster_id.to_owned())
         .bind(installation.to_owned());

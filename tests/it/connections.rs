@@ -72,7 +72,7 @@ async fn hoard(from: Ipv4Addr, to: SocketAddr, head: usize, times: usize) -> Vec
 async fn who_holds_all_connections_keeps_no_one_out() {
     allow_many_files();
     let store = TestStore::sqlite().await;
-    store.vouch("cluster", "default").await;
+    store.verify("cluster", "default").await;
     let record = with_cost("jazz", SECRET, HashCost::STANDARD);
     let good = authorized("GET /signin HTTP/1.1", basic(record.consumer_key.as_str(), SECRET).as_bytes());
     put(&*store.store, record).await;
@@ -122,7 +122,7 @@ async fn who_holds_all_connections_keeps_no_one_out() {
 async fn a_gateway_has_no_share_and_clients_cannot_take_its_part() {
     allow_many_files();
     let (store, gateway) = (TestStore::sqlite().await, Ipv4Addr::new(127, 0, 0, 99));
-    store.vouch("cluster", "default").await;
+    store.verify("cluster", "default").await;
     let record = approved("jazz", SECRET);
     let good = format!("authorization: {}", basic(record.consumer_key.as_str(), SECRET));
     put(&*store.store, record).await;
@@ -179,7 +179,7 @@ async fn a_head_that_is_too_large_is_refused_on_both_ports() {
 #[tokio::test(flavor = "multi_thread")]
 async fn readiness_does_not_wait_for_the_database() {
     let store = TestStore::postgres().await;
-    store.vouch("cluster", "default").await;
+    store.verify("cluster", "default").await;
     let proxy = Proxy::before(&store.url).await;
     let program = Program::signin(&proxy.url);
     let readyz = request("GET /readyz HTTP/1.1", &[]);

@@ -23,7 +23,7 @@ on_both_stores!(
     a_removal_that_was_looked_up_stays_when_older_news_arrives,
     a_row_that_was_edited_hides_no_other,
     many_records_are_all_read,
-    what_nobody_vouches_for_is_neither_allowed_nor_refused,
+    what_is_not_verified_is_neither_allowed_nor_refused,
     a_store_that_has_gone_back_counts_when_it_was_compared_again,
 );
 
@@ -198,7 +198,7 @@ async fn a_row_that_was_edited_hides_no_other(store: TestStore) {
 }
 
 async fn many_records_are_all_read(store: TestStore) {
-    store.vouch("cluster", "default").await;
+    store.verify("cluster", "default").await;
     // More than are read at a time, and gaps in the feed between them.
     for i in 0..1_100 {
         put(&*store.store, Record { state: State::Disapproved, ..record(&format!("uid-{i}")) }).await;
@@ -214,7 +214,7 @@ async fn many_records_are_all_read(store: TestStore) {
     assert!(check.admits(&key, SECRET).await);
 }
 
-async fn what_nobody_vouches_for_is_neither_allowed_nor_refused(store: TestStore) {
+async fn what_is_not_verified_is_neither_allowed_nor_refused(store: TestStore) {
     let key = store.put_approved("jazz", SECRET).await;
     let other = Record { installation: "other".into(), ..approved("other", SECRET) };
     put(&*store.store, other.clone()).await;
@@ -226,13 +226,13 @@ async fn what_nobody_vouches_for_is_neither_allowed_nor_refused(store: TestStore
         check.directory.check().is_err_and(|doubt| doubt.contains("waiting for a controller to compare all records"))
     })
     .await;
-    store.vouch("cluster", "default").await;
+    store.verify("cluster", "default").await;
     assert!(check.admits(&key, SECRET).await);
     assert!(!check.admits(NOBODY, SECRET).await);
     assert_eq!(check.status(other.consumer_key.as_str(), SECRET).await, StatusCode::SERVICE_UNAVAILABLE, "each for its own");
     check.is_current().await;
     assert_eq!(check.status(other.consumer_key.as_str(), SECRET).await, StatusCode::SERVICE_UNAVAILABLE, "in memory, too");
-    store.vouch("cluster", "other").await;
+    store.verify("cluster", "other").await;
     eventually("they count", || async { check.status(other.consumer_key.as_str(), SECRET).await == StatusCode::OK }).await;
 }
 
@@ -241,14 +241,14 @@ async fn a_store_that_has_gone_back_counts_when_it_was_compared_again(store: Tes
     let check = Check::of(store.reader().await).await;
     check.is_current().await;
     assert!(check.admits(&key, SECRET).await);
-    store.sql("UPDATE feed SET head = 1, reload = 1").await;
+    store.sql("UPDATE feed SET sequence = 1, reload = 1").await;
     eventually("nobody can tell", || async {
         let status = check.status(&key, SECRET).await;
         assert_ne!(status, StatusCode::UNAUTHORIZED);
         status == StatusCode::SERVICE_UNAVAILABLE
     })
     .await;
-    store.vouch("cluster", "default").await;
+    store.verify("cluster", "default").await;
     check.is_current().await;
     assert!(check.admits(&key, SECRET).await);
 }

@@ -124,7 +124,7 @@ async fn backend(asked: Arc<AtomicUsize>) -> u16 {
 
 async fn guards(kind: Kind) {
     let store = TestStore::sqlite().await;
-    store.vouch("cluster", "default").await;
+    store.verify("cluster", "default").await;
     let jazz = approved("jazz", SECRET);
     let key = jazz.consumer_key.to_string();
     put(&*store.store, jazz.clone()).await;

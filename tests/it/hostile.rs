@@ -35,7 +35,7 @@ struct World {
 impl World {
     async fn new() -> Self {
         let store = TestStore::sqlite().await;
-        store.vouch("cluster", "default").await;
+        store.verify("cluster", "default").await;
         let record = approved("hostile", SECRET);
         let key = record.consumer_key.to_string();
         put(&*store.store, record).await;
@@ -283,7 +283,7 @@ async fn clients_that_stall_keep_nobody_waiting() {
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_leave_give_their_turns_back() {
     let (store, cost) = (TestStore::sqlite().await, HashCost { memory: 32 * 1024, passes: 4, lanes: 1 });
-    store.vouch("cluster", "default").await;
+    store.verify("cluster", "default").await;
     let record = with_cost("hostile", SECRET, cost);
     let key = record.consumer_key.to_string();
     put(&*store.store, record).await;
@@ -307,7 +307,7 @@ async fn clients_that_leave_give_their_turns_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_does_not_grow_with_what_is_sent() {
     let store = TestStore::sqlite().await;
-    store.vouch("cluster", "default").await;
+    store.verify("cluster", "default").await;
     // At the cost of the program: a cheaper hash would be renewed meanwhile.
     let record = with_cost("hostile", SECRET, HashCost::STANDARD);
     let good = authorized(GET, basic(record.consumer_key.as_str(), SECRET).as_bytes());

@@ -103,8 +103,8 @@ async fn what_an_installation_gives_up_is_closed_and_says_so(store: TestStore) {
     // when all records are compared.
     let writes = counted.writes();
     let one = Operator::start_with(kept, counted.clone(), "admin", installation("default", &[kept])).await;
-    store.sql("DELETE FROM resyncs").await;
-    eventually("all records were compared", || async { store.store.head().await.unwrap().compared }).await;
+    store.sql("DELETE FROM verifications").await;
+    eventually("all records were compared", || async { store.store.head().await.unwrap().verified }).await;
     one.swept().await;
     one.swept().await;
     assert_eq!(counted.writes(), writes);

@@ -29,7 +29,7 @@ fn limits(by_caller: u32, by_key: u32) -> Settings {
 /// A check, the keys of two consumers that may sign in, and their store.
 async fn check(settings: Settings) -> (Check, [String; 2], TestStore) {
     let store = TestStore::sqlite().await;
-    store.vouch("cluster", "default").await;
+    store.verify("cluster", "default").await;
     let records = ["one", "other"].map(|uid| approved(uid, SECRET));
     let keys = records.each_ref().map(|record| record.consumer_key.to_string());
     for record in records {
@@ -169,7 +169,7 @@ async fn zero_is_no_limit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn whom_memory_knows_is_not_shut_out_while_memory_is_behind() {
     let store = TestStore::sqlite().await;
-    store.vouch("cluster", "default").await;
+    store.verify("cluster", "default").await;
     let record = approved("one", SECRET);
     let key = record.consumer_key.to_string();
     put(&*store.store, record).await;

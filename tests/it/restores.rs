@@ -154,12 +154,12 @@ async fn a_server_that_was_put_back_and_moved_on_is_not_taken_for_the_one_before
     let leader = pair.run("leader-port");
     let proxy = Proxy::before(&Pair::url(&leader)).await;
     let store = store::open(&Pair::url(&leader), Access::Controller).await.unwrap();
-    let vouch = async |store: &dyn ConsumerStore| {
+    let verify = async |store: &dyn ConsumerStore| {
         let head = store.head().await.unwrap();
-        store.vouch("cluster", "default", &head.epoch).await.unwrap();
+        store.verify("cluster", "default", &head.epoch).await.unwrap();
         head
     };
-    vouch(&*store).await;
+    verify(&*store).await;
     let jazz = approved("jazz", SECRET);
     put(&*store, jazz.clone()).await;
     put(&*store, Record { generation: 4, ..jazz.clone() }).await;
@@ -178,23 +178,23 @@ async fn a_server_that_was_put_back_and_moved_on_is_not_taken_for_the_one_before
     assert_eq!(woken, leader);
     let mut connection = PgConnection::connect(&Pair::url(&woken)).await.unwrap();
     for statement in [
-        "UPDATE feed SET head = 0, reload = 0",
+        "UPDATE feed SET sequence = 0, reload = 0",
         "UPDATE oauth_consumers SET state = 'Disapproved'",
-        "UPDATE feed SET head = 1000",
+        "UPDATE feed SET sequence = 1000",
     ] {
         sqlx::query(statement).execute(&mut connection).await.unwrap();
     }
     let store = store::open(&Pair::url(&woken), Access::Controller).await.unwrap();
     let after = store.head().await.unwrap();
     assert_eq!((&after.epoch.lineage, after.epoch.rank), (&before.epoch.lineage, before.epoch.rank));
-    assert!(!after.is_of_same_life_as(&before) && !after.compared);
+    assert!(after.epoch != before.epoch && !after.verified);
     proxy.lead_to(Some(&format!("127.0.0.1:{woken}")));
     eventually("it waits for a controller", || async {
         check.directory.check().is_err_and(|doubt| doubt.contains("waiting for a controller to compare"))
     })
     .await;
     assert_eq!(check.status(key, SECRET).await, StatusCode::SERVICE_UNAVAILABLE);
-    vouch(&*store).await;
+    verify(&*store).await;
     check.is_current().await;
     for _ in 0..20 {
         assert!(!check.admits(key, SECRET).await);

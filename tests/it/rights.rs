@@ -22,9 +22,9 @@ async fn start(cluster: &Cluster, store: &Arc<dyn ConsumerStore>, namespaces: &[
         settings.approval_proof = ApprovalProof::Required;
         settings.namespaces = namespaces.to_vec();
     };
-    let before = store.head().await.unwrap().resynced;
+    let before = store.head().await.unwrap().last_verification;
     let operator = Operator::start_with(cluster, store.clone(), CONTROLLER, adjust).await;
-    eventually("all records were compared", || async { store.head().await.unwrap().resynced > before }).await;
+    eventually("all records were compared", || async { store.head().await.unwrap().last_verification > before }).await;
     operator
 }
 
@@ -89,8 +89,8 @@ async fn a_secret_that_no_watch_has_told_of_is_not_gone(store: TestStore) {
     let key = cluster.approved("jazz", SECRET).await;
     eventually("it is said", || async { operator.metrics.secrets_unreadable.get() == 1 }).await;
     let writes = counted.writes();
-    store.sql("DELETE FROM resyncs").await;
-    eventually("all records were compared again", || async { store.store.head().await.unwrap().compared }).await;
+    store.sql("DELETE FROM verifications").await;
+    eventually("all records were compared again", || async { store.store.head().await.unwrap().verified }).await;
     assert_eq!(counted.writes(), writes, "nothing is closed by what a cache lacks");
     assert!(operator.admits(&key, SECRET).await);
     operator.stop().await;

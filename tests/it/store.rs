@@ -25,7 +25,7 @@ on_both_stores!(
     the_view_shows_what_may_sign_in,
     the_previous_release_opens_a_newer_schema,
     a_revocation_is_written_over_whatever_there_is,
-    an_installation_is_vouched_for_alone,
+    an_installation_is_verified_alone,
     no_more_tombstones_are_kept_than_a_tenant_may_fill,
     an_insert_that_slept_through_a_tombstone_is_refused,
     controllers_check_in_and_out,
@@ -70,11 +70,11 @@ async fn a_write_needs_the_version_that_was_read(store: TestStore) {
     let absent = Replaces::NothingAt(store.head().await.unwrap());
     for stale in [absent, Replaces::Version(first.version), Replaces::Version(second.version + 1)] {
         let refused = store.write(Record { generation: 9, ..record("a") }, stale.clone(), now()).await;
-        assert!(matches!(refused, Err(StoreError::Swapped)), "{stale:?}: {refused:?}");
+        assert!(matches!(refused, Err(StoreError::Conflict)), "{stale:?}: {refused:?}");
     }
     assert_eq!(store.find(&record("a").owner).await, Some(second));
     let absent = store.replace(record("absent"), 1).await;
-    assert!(matches!(absent, Err(StoreError::Swapped)), "{absent:?}");
+    assert!(matches!(absent, Err(StoreError::Conflict)), "{absent:?}");
 }
 
 async fn an_owner_has_one_record_and_a_key_one_owner(store: TestStore) {
@@ -96,7 +96,7 @@ async fn a_version_never_comes_twice(store: TestStore) {
     let anew = store.store.insert(Record { state: State::Disapproved, ..record("a") }).await.unwrap();
     for stale in [first.version, second.version] {
         let refused = store.store.replace(record("a"), stale).await;
-        assert!(matches!(refused, Err(StoreError::Swapped)), "{refused:?}");
+        assert!(matches!(refused, Err(StoreError::Conflict)), "{refused:?}");
     }
     assert_eq!(store.store.find(&record("a").owner).await, Some(anew));
 }
@@ -110,7 +110,7 @@ async fn of_many_writers_one_wins(store: TestStore) {
     let results = futures::future::join_all(attempts).await;
     let (won, lost): (Vec<_>, Vec<_>) = results.into_iter().map(Result::unwrap).partition(Result::is_ok);
     assert_eq!((won.len(), lost.len()), (1, 19));
-    assert!(lost.iter().all(|result| matches!(result, Err(StoreError::Swapped))), "{lost:?}");
+    assert!(lost.iter().all(|result| matches!(result, Err(StoreError::Conflict))), "{lost:?}");
 }
 
 /// A record that was removed so many hours ago.
@@ -186,18 +186,18 @@ async fn an_insert_that_slept_through_a_tombstone_is_refused(store: TestStore) {
     assert_eq!(found, None);
     let slow = || store.write(record("slow"), Replaces::NothingAt(head.clone()), now());
     bury(&*store, record("slow"), 2).await;
-    assert!(matches!(slow().await, Err(StoreError::Swapped)), "the tombstone stands in the way");
+    assert!(matches!(slow().await, Err(StoreError::Conflict)), "the tombstone stands in the way");
     assert_eq!(store.drop_tombstones("cluster", &keep(10, 10)).await.unwrap(), 1);
-    assert!(matches!(slow().await, Err(StoreError::Swapped)), "and so does that one was dropped");
+    assert!(matches!(slow().await, Err(StoreError::Conflict)), "and so does that one was dropped");
     assert_eq!(store.find(&record("slow").owner).await, None);
     // Who reads later looks at the object later, too.
     store.insert(record("slow")).await.unwrap();
     // What was read in another store, or in one that stood further, says nothing of this one.
     let head = store.head().await.unwrap();
     let another = Epoch { id: "another".into(), ..head.epoch.clone() };
-    for elsewhere in [Head { epoch: another, ..head.clone() }, Head { head: head.head + 1, ..head }, Head::default()] {
+    for elsewhere in [Head { epoch: another, ..head.clone() }, Head { sequence: head.sequence + 1, ..head }, Head::default()] {
         let refused = store.write(record("elsewhere"), Replaces::NothingAt(elsewhere), now()).await;
-        assert!(matches!(refused, Err(StoreError::Swapped)), "{refused:?}");
+        assert!(matches!(refused, Err(StoreError::Conflict)), "{refused:?}");
     }
 }
 
@@ -251,23 +251,23 @@ async fn the_feed_counts_every_change_whoever_makes_it(store: TestStore) {
     let head = || async { store.store.head().await.unwrap() };
     let store_id = || store.text("SELECT store_id FROM feed");
     let (start, id) = (head().await, store_id().await.unwrap());
-    assert_eq!((start.head, start.reload), (0, 0));
+    assert_eq!((start.sequence, start.reload), (0, 0));
     let first = store.store.insert(record("a")).await.unwrap();
-    assert_eq!(head().await.head, 1);
+    assert_eq!(head().await.sequence, 1);
     store.store.replace(Record { generation: 4, ..record("a") }, first.version).await.unwrap();
-    assert_eq!(head().await.head, 2);
+    assert_eq!(head().await.sequence, 2);
     let _ = store.store.replace(record("a"), first.version).await.unwrap_err();
-    assert_eq!(head().await.head, 2, "what was not written is no change");
+    assert_eq!(head().await.sequence, 2, "what was not written is no change");
     store.sql("UPDATE oauth_consumers SET name = 'edited'").await;
-    assert_eq!(head().await.head, 3, "an edit by hand is a change, too");
-    let change = "SELECT CAST(change AS TEXT) FROM oauth_consumers";
+    assert_eq!(head().await.sequence, 3, "an edit by hand is a change, too");
+    let change = "SELECT CAST(sequence AS TEXT) FROM oauth_consumers";
     assert_eq!(store.text(change).await.as_deref(), Some("3"), "a row says when it was last changed");
     store.sql("DELETE FROM oauth_consumers").await;
     let end = head().await;
-    assert_eq!((end.head, end.reload), (4, 4), "a row that is gone can only be missed by starting over");
+    assert_eq!((end.sequence, end.reload), (4, 4), "a row that is gone can only be missed by starting over");
     store.store.insert(record("b")).await.unwrap();
     store.sql("UPDATE oauth_consumers SET consumer_key = 'another-key'").await;
-    assert_eq!((head().await.head, head().await.reload), (6, 6), "and so can a key");
+    assert_eq!((head().await.sequence, head().await.reload), (6, 6), "and so can a key");
     assert_eq!((store_id().await.as_ref(), end.epoch), (Some(&id), start.epoch));
     assert!(id.len() >= 32);
 }
@@ -441,18 +441,18 @@ async fn a_revocation_is_written_over_whatever_there_is(store: TestStore) {
     assert!(matches!(store::revoke(&*reader, &gone.consumer_key, "x").await, Err(RevokeError::Removed(_))));
 }
 
-async fn an_installation_is_vouched_for_alone(store: TestStore) {
-    let vouched = async |cluster, installation| store.store.is_vouched_for(cluster, installation).await.unwrap();
-    assert!(!store.store.head().await.unwrap().compared);
-    store.vouch("a", "default").await;
+async fn an_installation_is_verified_alone(store: TestStore) {
+    let verified = async |cluster, installation| store.store.is_verified(cluster, installation).await.unwrap();
+    assert!(!store.store.head().await.unwrap().verified);
+    store.verify("a", "default").await;
     let before = store.store.head().await.unwrap();
-    assert!(before.compared && vouched("a", "default").await);
-    assert!(!vouched("a", "other").await && !vouched("b", "default").await);
-    store.vouch("b", "default").await;
-    let passed = store.store.vouch("c", "default", &Epoch { id: "another".into(), ..before.epoch.clone() }).await;
-    assert!(matches!(passed, Err(StoreError::Swapped)) && !vouched("c", "default").await, "of a life that has passed");
+    assert!(before.verified && verified("a", "default").await);
+    assert!(!verified("a", "other").await && !verified("b", "default").await);
+    store.verify("b", "default").await;
+    let passed = store.store.verify("c", "default", &Epoch { id: "another".into(), ..before.epoch.clone() }).await;
+    assert!(matches!(passed, Err(StoreError::Conflict)) && !verified("c", "default").await, "of an epoch that has passed");
     let after = store.store.head().await.unwrap();
-    assert!(after.head > before.head && after.reload == after.head, "readers start over");
+    assert!(after.sequence > before.sequence && after.reload == after.sequence, "readers start over");
 }
 
 #[tokio::test]
@@ -487,16 +487,16 @@ async fn a_file_that_was_replaced_is_not_believed_any_more() {
 }
 
 #[tokio::test]
-async fn a_sqlite_file_begins_a_new_life_with_each_controller() {
+async fn a_sqlite_file_begins_a_new_epoch_with_each_controller() {
     let TestStore { url, store, folder } = TestStore::sqlite().await;
     let first = store.head().await.unwrap();
-    store.vouch("cluster", "default", &first.epoch).await.unwrap();
+    store.verify("cluster", "default", &first.epoch).await.unwrap();
     store.close().await;
     drop(store);
     let store = store::open(&url, Access::Controller).await.unwrap();
     let second = store.head().await.unwrap();
-    assert!(!second.is_of_same_life_as(&first), "it may have been restored in between, and stand further than a reader has seen");
-    assert!(!second.compared);
+    assert!(second.epoch != first.epoch, "it may have been restored in between, and stand further than a reader has seen");
+    assert!(!second.verified);
     drop(folder);
 }
 
@@ -559,20 +559,20 @@ async fn decisions_do_not_wait_for_a_pile_of_tombstones(store: TestStore) {
 async fn a_statement_for_many_rows_comes_to_its_end(store: TestStore) {
     const COUNT: u32 = 50_000;
     seed_tombstones(&store, COUNT).await;
-    let head = store.store.head().await.unwrap().head;
+    let head = store.store.head().await.unwrap().sequence;
     assert_eq!(head, i64::from(COUNT) + 2, "each row is a change of its own");
-    let last = store.text("SELECT CAST(MAX(change) AS TEXT) FROM oauth_consumers").await;
+    let last = store.text("SELECT CAST(MAX(sequence) AS TEXT) FROM oauth_consumers").await;
     assert_eq!(last, Some(head.to_string()));
     assert_eq!(
-        store.text("SELECT CAST(COUNT(DISTINCT change) AS TEXT) FROM oauth_consumers").await,
+        store.text("SELECT CAST(COUNT(DISTINCT sequence) AS TEXT) FROM oauth_consumers").await,
         Some((COUNT + 1).to_string())
     );
     store.sql("UPDATE oauth_consumers SET name = 'Renamed'").await;
-    assert_eq!(store.store.head().await.unwrap().head, head + i64::from(COUNT) + 1);
+    assert_eq!(store.store.head().await.unwrap().sequence, head + i64::from(COUNT) + 1);
     store.sql("DELETE FROM oauth_consumers WHERE state = 'Removed'").await;
     let after = store.store.head().await.unwrap();
     assert_eq!(after.reload, head + i64::from(COUNT) + 1, "readers that have not seen the last of them start over");
-    assert!(after.head > after.reload);
+    assert!(after.sequence > after.reload);
 }
 
 #[tokio::test]
@@ -642,7 +642,7 @@ async fn a_url_that_names_no_store_is_refused_without_being_printed() {
 async fn the_rights_that_the_documentation_grants_are_enough() {
     let store = TestStore::postgres().await;
     store.store.insert(record("jazz")).await.unwrap();
-    store.vouch("cluster", "default").await;
+    store.verify("cluster", "default").await;
     let roles = ["reads", "writes"].map(|what| format!("{what}_{}", store.url.rsplit_once('/').unwrap().1));
     let documented = include_str!("../../docs/store.md");
     let grants: Vec<_> =
@@ -657,8 +657,8 @@ async fn the_rights_that_the_documentation_grants_are_enough() {
     let key = record("jazz").consumer_key;
     let [reading, writing] = roles.each_ref().map(|role| store.url.replace("postgres@", &format!("{role}@")));
     let reader = store::open(&reading, Access::SignIn).await.unwrap();
-    assert!(reader.head().await.unwrap().compared);
-    assert!(reader.by_key(&key).await.unwrap().1.unwrap().vouched);
+    assert!(reader.head().await.unwrap().verified);
+    assert!(reader.by_key(&key).await.unwrap().1.unwrap().verified);
     assert_eq!(reader.changes(0, 10).await.unwrap().1.len(), 1);
     let refused = store::revoke(&*reader, &key, "leaked").await.unwrap_err().to_string();
     assert!(refused.contains("permission denied"), "{refused}");

@@ -83,7 +83,7 @@ fn curl(check: &Check, key: &str, trusted: &Path) -> Option<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_certificate_is_served_without_a_restart() {
     let store = TestStore::sqlite().await;
-    store.vouch("cluster", "default").await;
+    store.verify("cluster", "default").await;
     let record = approved("jazz", SECRET);
     let consumer_key = record.consumer_key.to_string();
     put(&*store.store, record).await;
@@ -226,8 +226,8 @@ async fn postgres_is_verified_and_its_new_authority_is_taken_without_a_restart()
     std::fs::copy(old.certificate(), &trusted).unwrap();
     eventually("it speaks TLS", || async { store::open(&server.verified(&trusted), Access::Controller).await.is_ok() }).await;
     let store = store::open(&server.verified(&trusted), Access::Controller).await.unwrap();
-    let life = store.head().await.unwrap().epoch;
-    store.vouch("cluster", "default", &life).await.unwrap();
+    let epoch = store.head().await.unwrap().epoch;
+    store.verify("cluster", "default", &epoch).await.unwrap();
     let record = approved("jazz", SECRET);
     let key = record.consumer_key.to_string();
     put(&*store, record).await;

@@ -65,7 +65,7 @@ impl Operator {
         let task = tokio::spawn(async move { run.await.expect("a part of the controller panicked") });
         let operator = Self { metrics, readiness, requests, store, shutdown, task };
         super::eventually("the operator watches, and its records count unless the store is down", || async {
-            operator.metrics.watching.get() == 1 && operator.store.head().await.map_or(true, |head| head.compared)
+            operator.metrics.watching.get() == 1 && operator.store.head().await.map_or(true, |head| head.verified)
         })
         .await;
         operator

@@ -87,16 +87,16 @@ impl TestStore {
         key
     }
 
-    /// The same in a store that somebody vouches for: it can sign in.
+    /// The same in a store whose records are verified: it can sign in.
     pub async fn serving(&self, uid: &str, secret: &str) -> String {
-        self.vouch("cluster", "default").await;
+        self.verify("cluster", "default").await;
         self.put_approved(uid, secret).await
     }
 
-    /// Vouches for an installation's records, as its controller does.
-    pub async fn vouch(&self, cluster_id: &str, installation: &str) {
+    /// Verifies an installation's records, as its controller does.
+    pub async fn verify(&self, cluster_id: &str, installation: &str) {
         let head = self.store.head().await.unwrap();
-        self.store.vouch(cluster_id, installation, &head.epoch).await.unwrap();
+        self.store.verify(cluster_id, installation, &head.epoch).await.unwrap();
     }
 
     /// Opens the same store once more, as another process would that only reads.
@@ -331,14 +331,14 @@ impl ConsumerStore for FaultyStore {
         self.inner.open_records().await
     }
 
-    async fn vouch(&self, cluster_id: &str, installation: &str, epoch: &Epoch) -> Result<(), StoreError> {
+    async fn verify(&self, cluster_id: &str, installation: &str, epoch: &Epoch) -> Result<(), StoreError> {
         self.up()?;
-        self.inner.vouch(cluster_id, installation, epoch).await
+        self.inner.verify(cluster_id, installation, epoch).await
     }
 
-    async fn is_vouched_for(&self, cluster_id: &str, installation: &str) -> Result<bool, StoreError> {
+    async fn is_verified(&self, cluster_id: &str, installation: &str) -> Result<bool, StoreError> {
         self.up()?;
-        self.inner.is_vouched_for(cluster_id, installation).await
+        self.inner.is_verified(cluster_id, installation).await
     }
 
     async fn changes(&self, after: i64, limit: u32) -> Result<(Head, Vec<Change>), StoreError> {

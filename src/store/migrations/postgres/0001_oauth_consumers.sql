@@ -30,32 +30,32 @@ CREATE TABLE oauth_consumers (
     updated_at              TEXT    NOT NULL,
     version                 BIGINT  NOT NULL,
     checksum                TEXT    NOT NULL,
-    change                  BIGINT  NOT NULL DEFAULT 0,
+    sequence                BIGINT  NOT NULL DEFAULT 0,
     UNIQUE (cluster_id, uid),
     CHECK ((phc IS NULL) <> (secret_problem IS NULL))
 );
-CREATE INDEX oauth_consumers_change ON oauth_consumers (change);
-CREATE INDEX oauth_consumers_tombstones ON oauth_consumers (cluster_id, change) WHERE state = 'Removed';
+CREATE INDEX oauth_consumers_sequence ON oauth_consumers (sequence);
+CREATE INDEX oauth_consumers_tombstones ON oauth_consumers (cluster_id, sequence) WHERE state = 'Removed';
 
 -- What may sign in, for the server's own code.
 CREATE VIEW oauth_consumers_signin AS
     SELECT consumer_key, name, namespace, phc FROM oauth_consumers WHERE state = 'Approved' AND phc IS NOT NULL;
 
--- The feed: `head` grows with every change of a row, in commit order, whatever makes it; `change` is the head at which a row was last
--- changed; `reload` is the head below which a reader has to start over, because a key is gone; `resynced` is the head at which
--- `resyncs` was last written.
+-- The feed. `sequence` grows with every change of a row, in commit order, whatever makes it. A record has the value of its last change.
+-- A reader that is behind `reload` starts over, because a key is gone. `last_verification` is the value at which `verifications` last
+-- changed.
 CREATE TABLE feed (
-    id       INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
-    store_id TEXT    NOT NULL,
-    head     BIGINT  NOT NULL,
-    reload   BIGINT  NOT NULL,
-    resynced BIGINT  NOT NULL
+    id                INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
+    store_id          TEXT    NOT NULL,
+    sequence          BIGINT  NOT NULL,
+    reload            BIGINT  NOT NULL,
+    last_verification BIGINT  NOT NULL
 );
-INSERT INTO feed (id, store_id, head, reload, resynced) VALUES (1, gen_random_uuid()::text, 0, 0, 0);
+INSERT INTO feed (id, store_id, sequence, reload, last_verification) VALUES (1, gen_random_uuid()::text, 0, 0, 0);
 
 -- Which controller has compared which records with their objects. A store that was restored, or has failed over and lost its last
 -- commits, holds records that may be wrong. They let no consumer in until the controller of their installation has compared them all.
-CREATE TABLE resyncs (
+CREATE TABLE verifications (
     cluster_id   TEXT NOT NULL,
     installation TEXT NOT NULL,
     epoch        TEXT NOT NULL,
@@ -75,28 +75,28 @@ CREATE TABLE controllers (
 
 -- Where the feed stands, and the store's epoch. Another server, database or table (a dump that was read back), timeline (a failover, a
 -- restore to a point in time) or start of the server (a snapshot of its disk) begins another epoch. `rank` orders the epochs of a
--- `lineage`: it is the timeline. Fails on a standby, which is behind. `compared` tells whether any controller has compared its records
+-- `lineage`: it is the timeline. Fails on a standby, which is behind. `verified` tells whether any controller has compared its records
 -- in this epoch.
 CREATE VIEW feed_state AS
     -- Materialized, or it is computed once for each record beside it.
     WITH state AS MATERIALIZED (
-        SELECT head, reload, resynced, lineage, rank,
+        SELECT sequence, reload, last_verification, lineage, rank,
                concat_ws('/', lineage, rank, extract(epoch FROM pg_postmaster_start_time())) AS epoch
         FROM feed,
              LATERAL (SELECT concat_ws('/', store_id, system_identifier, oid, 'feed'::regclass::oid) AS lineage
                       FROM pg_control_system(), pg_database WHERE datname = current_database()) l,
              (SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint AS rank) r
         WHERE id = 1) -- there is no other, but the planner has to know
-    SELECT head, reload, resynced, epoch, lineage, rank,
-           EXISTS (SELECT 1 FROM resyncs WHERE resyncs.epoch = state.epoch) AS compared
+    SELECT sequence, reload, last_verification, epoch, lineage, rank,
+           EXISTS (SELECT 1 FROM verifications WHERE verifications.epoch = state.epoch) AS verified
     FROM state;
 
 -- A statement that writes records locks the feed's one row first, until it commits: so commit order is feed order. It then counts its
--- rows in a setting of the transaction and writes the head once, because a row that is updated once for each of many thousand rows
+-- rows in a setting of the transaction and writes the sequence once, because a row that is updated once for each of many thousand rows
 -- gets slower with each.
 CREATE FUNCTION oauth_consumers_counts() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM set_config('oauth_consumers.head', (SELECT head::text FROM feed WHERE id = 1 FOR UPDATE), true);
+    PERFORM set_config('oauth_consumers.sequence', (SELECT sequence::text FROM feed WHERE id = 1 FOR UPDATE), true);
     RETURN NULL;
 END $$;
 CREATE TRIGGER oauth_consumers_counts BEFORE INSERT OR UPDATE OR DELETE ON oauth_consumers
@@ -104,10 +104,10 @@ CREATE TRIGGER oauth_consumers_counts BEFORE INSERT OR UPDATE OR DELETE ON oauth
 
 CREATE FUNCTION oauth_consumers_changed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    NEW.change = current_setting('oauth_consumers.head')::bigint + 1;
-    PERFORM set_config('oauth_consumers.head', NEW.change::text, true);
+    NEW.sequence = current_setting('oauth_consumers.sequence')::bigint + 1;
+    PERFORM set_config('oauth_consumers.sequence', NEW.sequence::text, true);
     IF TG_OP = 'UPDATE' AND NEW.consumer_key <> OLD.consumer_key THEN
-        UPDATE feed SET reload = NEW.change;
+        UPDATE feed SET reload = NEW.sequence;
     END IF;
     RETURN NEW;
 END $$;
@@ -116,10 +116,10 @@ CREATE TRIGGER oauth_consumers_changed BEFORE INSERT OR UPDATE ON oauth_consumer
 
 CREATE FUNCTION oauth_consumers_counted() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    UPDATE feed SET head = current_setting('oauth_consumers.head')::bigint
-        WHERE head <> current_setting('oauth_consumers.head')::bigint;
+    UPDATE feed SET sequence = current_setting('oauth_consumers.sequence')::bigint
+        WHERE sequence <> current_setting('oauth_consumers.sequence')::bigint;
     IF FOUND THEN
-        PERFORM pg_notify('oauth_consumers', current_setting('oauth_consumers.head'));
+        PERFORM pg_notify('oauth_consumers', current_setting('oauth_consumers.sequence'));
     END IF;
     RETURN NULL;
 END $$;
@@ -127,15 +127,15 @@ CREATE TRIGGER oauth_consumers_counted AFTER INSERT OR UPDATE ON oauth_consumers
     FOR EACH STATEMENT EXECUTE FUNCTION oauth_consumers_counted();
 
 -- A tombstone that goes is no news for readers that have seen it: it let no consumer in before. It is news for those that have not,
--- and for a controller that read the absence of a record before the tombstone was written: its insert names the head it read.
+-- and for a controller that read the absence of a record before the tombstone was written: its insert names the sequence it read.
 CREATE FUNCTION oauth_consumers_deleted() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     gone BIGINT;
     others BOOLEAN;
 BEGIN
-    SELECT max(change), bool_or(state <> 'Removed') INTO gone, others FROM deleted;
+    SELECT max(sequence), bool_or(state <> 'Removed') INTO gone, others FROM deleted;
     IF gone IS NOT NULL THEN
-        UPDATE feed SET head = head + 1, reload = CASE WHEN others THEN head + 1 ELSE greatest(reload, gone) END;
+        UPDATE feed SET sequence = sequence + 1, reload = CASE WHEN others THEN sequence + 1 ELSE greatest(reload, gone) END;
         PERFORM pg_notify('oauth_consumers', 'reload');
     END IF;
     RETURN NULL;
@@ -144,17 +144,17 @@ CREATE TRIGGER oauth_consumers_deleted AFTER DELETE ON oauth_consumers REFERENCI
     FOR EACH STATEMENT EXECUTE FUNCTION oauth_consumers_deleted();
 
 -- Readers start over, because what they may believe has changed.
-CREATE FUNCTION resyncs_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION verifications_changed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    UPDATE feed SET head = head + 1, reload = head + 1, resynced = head + 1;
+    UPDATE feed SET sequence = sequence + 1, reload = sequence + 1, last_verification = sequence + 1;
     PERFORM pg_notify('oauth_consumers', 'reload');
     RETURN NULL;
 END $$;
-CREATE TRIGGER resyncs_changed AFTER INSERT OR UPDATE OR DELETE ON resyncs
-    FOR EACH STATEMENT EXECUTE FUNCTION resyncs_changed();
+CREATE TRIGGER verifications_changed AFTER INSERT OR UPDATE OR DELETE ON verifications
+    FOR EACH STATEMENT EXECUTE FUNCTION verifications_changed();
 
 -- TRUNCATE runs no triggers of rows.
 CREATE TRIGGER oauth_consumers_truncated AFTER TRUNCATE ON oauth_consumers
-    FOR EACH STATEMENT EXECUTE FUNCTION resyncs_changed();
-CREATE TRIGGER resyncs_truncated AFTER TRUNCATE ON resyncs
-    FOR EACH STATEMENT EXECUTE FUNCTION resyncs_changed();
+    FOR EACH STATEMENT EXECUTE FUNCTION verifications_changed();
+CREATE TRIGGER verifications_truncated AFTER TRUNCATE ON verifications
+    FOR EACH STATEMENT EXECUTE FUNCTION verifications_changed();

@@ -30,33 +30,33 @@ CREATE TABLE oauth_consumers (
     updated_at              TEXT    NOT NULL,
     version                 INTEGER NOT NULL,
     checksum                TEXT    NOT NULL,
-    change                  INTEGER NOT NULL DEFAULT 0,
+    sequence                INTEGER NOT NULL DEFAULT 0,
     UNIQUE (cluster_id, uid),
     CHECK ((phc IS NULL) <> (secret_problem IS NULL))
 ) STRICT;
-CREATE INDEX oauth_consumers_change ON oauth_consumers (change);
-CREATE INDEX oauth_consumers_tombstones ON oauth_consumers (cluster_id, change) WHERE state = 'Removed';
+CREATE INDEX oauth_consumers_sequence ON oauth_consumers (sequence);
+CREATE INDEX oauth_consumers_tombstones ON oauth_consumers (cluster_id, sequence) WHERE state = 'Removed';
 
 -- What may sign in, for the server's own code.
 CREATE VIEW oauth_consumers_signin AS
     SELECT consumer_key, name, namespace, phc FROM oauth_consumers WHERE state = 'Approved' AND phc IS NOT NULL;
 
--- The feed: `head` grows with every change of a row, in commit order, whatever makes it; `change` is the head at which a row was last
--- changed; `reload` is the head below which a reader has to start over, because a key is gone; `resynced` is the head at which
--- `resyncs` was last written. A file cannot tell that it was restored: so a controller that opens one sets a new `opened`.
+-- The feed. `sequence` grows with every change of a row, in commit order, whatever makes it. A record has the value of its last change.
+-- A reader that is behind `reload` starts over, because a key is gone. `last_verification` is the value at which `verifications` last
+-- changed. A file cannot tell that it was restored: so a controller that opens one sets a new `opened`.
 CREATE TABLE feed (
-    id       INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
-    store_id TEXT    NOT NULL,
-    head     INTEGER NOT NULL,
-    reload   INTEGER NOT NULL,
-    resynced INTEGER NOT NULL,
-    opened   TEXT    NOT NULL
+    id                INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
+    store_id          TEXT    NOT NULL,
+    sequence          INTEGER NOT NULL,
+    reload            INTEGER NOT NULL,
+    last_verification INTEGER NOT NULL,
+    opened            TEXT    NOT NULL
 ) STRICT;
-INSERT INTO feed (id, store_id, head, reload, resynced, opened) VALUES (1, lower(hex(randomblob(16))), 0, 0, 0, '');
+INSERT INTO feed (id, store_id, sequence, reload, last_verification, opened) VALUES (1, lower(hex(randomblob(16))), 0, 0, 0, '');
 
 -- Which controller has compared which records with their objects. A store that was restored, or has failed over and lost its last
 -- commits, holds records that may be wrong. They let no consumer in until the controller of their installation has compared them all.
-CREATE TABLE resyncs (
+CREATE TABLE verifications (
     cluster_id   TEXT NOT NULL,
     installation TEXT NOT NULL,
     epoch        TEXT NOT NULL,
@@ -75,34 +75,34 @@ CREATE TABLE controllers (
 ) STRICT;
 
 -- Where the feed stands, and the store's epoch. A new one begins when a controller opens the file. `rank` orders the epochs of a
--- `lineage`; here nothing does. `compared` tells whether any controller has compared its records in this epoch.
+-- `lineage`; here nothing does. `verified` tells whether any controller has compared its records in this epoch.
 CREATE VIEW feed_state AS
-    SELECT head, reload, resynced, store_id || '/' || opened AS epoch, store_id AS lineage, 0 AS rank,
-           EXISTS (SELECT 1 FROM resyncs WHERE resyncs.epoch = store_id || '/' || opened) AS compared
+    SELECT sequence, reload, last_verification, store_id || '/' || opened AS epoch, store_id AS lineage, 0 AS rank,
+           EXISTS (SELECT 1 FROM verifications WHERE verifications.epoch = store_id || '/' || opened) AS verified
     FROM feed;
 
 CREATE TRIGGER oauth_consumers_inserted AFTER INSERT ON oauth_consumers BEGIN
-    UPDATE feed SET head = head + 1;
-    UPDATE oauth_consumers SET change = (SELECT head FROM feed) WHERE consumer_key = NEW.consumer_key;
+    UPDATE feed SET sequence = sequence + 1;
+    UPDATE oauth_consumers SET sequence = (SELECT sequence FROM feed) WHERE consumer_key = NEW.consumer_key;
 END;
-CREATE TRIGGER oauth_consumers_updated AFTER UPDATE ON oauth_consumers WHEN NEW.change = OLD.change BEGIN
-    UPDATE feed SET head = head + 1, reload = CASE WHEN NEW.consumer_key = OLD.consumer_key THEN reload ELSE head + 1 END;
-    UPDATE oauth_consumers SET change = (SELECT head FROM feed) WHERE consumer_key = NEW.consumer_key;
+CREATE TRIGGER oauth_consumers_updated AFTER UPDATE ON oauth_consumers WHEN NEW.sequence = OLD.sequence BEGIN
+    UPDATE feed SET sequence = sequence + 1, reload = CASE WHEN NEW.consumer_key = OLD.consumer_key THEN reload ELSE sequence + 1 END;
+    UPDATE oauth_consumers SET sequence = (SELECT sequence FROM feed) WHERE consumer_key = NEW.consumer_key;
 END;
 
 -- A tombstone that goes is no news for readers that have seen it: it let no consumer in before. It is news for those that have not,
--- and for a controller that read the absence of a record before the tombstone was written: its insert names the head it read.
+-- and for a controller that read the absence of a record before the tombstone was written: its insert names the sequence it read.
 CREATE TRIGGER oauth_consumers_deleted AFTER DELETE ON oauth_consumers BEGIN
-    UPDATE feed SET head = head + 1, reload = CASE WHEN OLD.state = 'Removed' THEN max(reload, OLD.change) ELSE head + 1 END;
+    UPDATE feed SET sequence = sequence + 1, reload = CASE WHEN OLD.state = 'Removed' THEN max(reload, OLD.sequence) ELSE sequence + 1 END;
 END;
 
 -- Readers start over, because what they may believe has changed.
-CREATE TRIGGER resyncs_inserted AFTER INSERT ON resyncs BEGIN
-    UPDATE feed SET head = head + 1, reload = head + 1, resynced = head + 1;
+CREATE TRIGGER verifications_inserted AFTER INSERT ON verifications BEGIN
+    UPDATE feed SET sequence = sequence + 1, reload = sequence + 1, last_verification = sequence + 1;
 END;
-CREATE TRIGGER resyncs_updated AFTER UPDATE ON resyncs BEGIN
-    UPDATE feed SET head = head + 1, reload = head + 1, resynced = head + 1;
+CREATE TRIGGER verifications_updated AFTER UPDATE ON verifications BEGIN
+    UPDATE feed SET sequence = sequence + 1, reload = sequence + 1, last_verification = sequence + 1;
 END;
-CREATE TRIGGER resyncs_deleted AFTER DELETE ON resyncs BEGIN
-    UPDATE feed SET head = head + 1, reload = head + 1, resynced = head + 1;
+CREATE TRIGGER verifications_deleted AFTER DELETE ON verifications BEGIN
+    UPDATE feed SET sequence = sequence + 1, reload = sequence + 1, last_verification = sequence + 1;
 END;
