@@ -284,7 +284,7 @@ mod tests {
             ),
             ("held", held, usable(), decided(true), None, (Synced, OnHold, Reason::Approved, false)),
         ] {
-            let record = Record { hold, secret, decision, unproved_approval, ..approved().record };
+            let record = Record { decision, unproved_approval, hold, secret, ..approved().record };
             assert_eq!(said(&record), expected, "{what}");
         }
     }

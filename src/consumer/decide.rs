@@ -154,7 +154,7 @@ mod tests {
         };
         let unread = || SecretSeen::Unread(source("1"));
         let read = || seen(object()).secret;
-        for (what, object, record, secret, plan, denial) in [
+        for (what, object, record, secret, plan, denial) in vec![
             ("gone, and never recorded", None, None, read(), "", ""),
             ("gone", None, Some(approved()), read(), "tombstone", "tombstone"),
             ("gone, and its record, too", None, Some(tombstone()), read(), "", ""),
@@ -189,7 +189,7 @@ mod tests {
             ("edited", with(|_| ()), Some(edited()), read(), "hash", ""),
             ("removed, and there again", with(|_| ()), Some(tombstone()), read(), "hash", ""),
         ] {
-            let seen = Observed { object, record, secret, ..seen(crate::consumer::fixture::object()) };
+            let seen = Observed { object, secret, record, ..seen(crate::consumer::fixture::object()) };
             let decided = decide(&seen).map_or_else(|missing| format!("? {missing}"), |plan| told(&plan));
             assert_eq!(decided, plan, "{what}");
             assert_eq!(deny(&seen).as_ref().map(told).unwrap_or_default(), denial, "{what}");

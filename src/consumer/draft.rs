@@ -298,7 +298,7 @@ mod tests {
             (false, None, Some(false), false, State::Disapproved),
             (false, None, None, false, State::AwaitingApproval),
         ] {
-            let object = Object { hold, approved, ..object() };
+            let object = Object { approved, hold, ..object() };
             assert_eq!(state(&object, is_unproved, is_revoked), expected, "{object:?}");
         }
     }
