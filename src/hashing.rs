@@ -27,13 +27,10 @@ pub struct KnownHash {
     fits: OnceLock<Fingerprint>,
 }
 
-/// A hash that was not computed.
 #[derive(Debug, thiserror::Error)]
 pub enum HashError {
-    /// argon2 refused.
     #[error(transparent)]
     Argon2(#[from] PhcError),
-    /// The computation panicked.
     #[error("the hash was not computed")]
     Interrupted,
 }
@@ -132,7 +129,6 @@ impl HashPool {
 // === impl KnownHash ===
 
 impl KnownHash {
-    /// The hash.
     #[must_use]
     pub fn phc(&self) -> &Phc {
         &self.phc

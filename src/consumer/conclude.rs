@@ -22,18 +22,13 @@ pub struct Outcome {
 pub struct Conclusion {
     /// What the status has to say; nothing when the object is gone, or about to be looked at again.
     pub status: Option<StatusUpdate>,
-    /// What to report.
     pub events: Vec<EventDraft>,
-    /// When to come back.
     pub requeue: Requeue,
 }
 
-/// An event to publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventDraft {
-    /// Its reason.
     pub reason: EventReason,
-    /// What happened, for people.
     pub note: String,
 }
 

@@ -7,11 +7,8 @@ use super::{ConsumerKey, Decision, Object, Observed, Reason, Record, SecretLimit
 pub struct StatusUpdate {
     /// What the store is known to hold.
     pub committed: Committed,
-    /// The condition `Ready`.
     pub ready: ConditionState,
-    /// The condition `Active`.
     pub active: ConditionState,
-    /// The condition `Approved`.
     pub approved: ConditionState,
     /// The condition `SecretReady`; none if nothing new is known of the Secret.
     pub secret_ready: Option<ConditionState>,
@@ -26,38 +23,26 @@ pub enum Committed {
     Unknown,
     /// No record to sign in with.
     Nothing,
-    /// This record.
     Record {
-        /// Its key.
         key: ConsumerKey,
-        /// Its state.
         state: State,
         /// Its decision, if that counts.
         decision: Option<Decision>,
-        /// See [`Record::unproved_approval`].
         unproved_approval: Option<i64>,
     },
 }
 
-/// A condition's content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConditionState {
-    /// Its status.
     pub status: ConditionStatus,
-    /// Its reason.
     pub reason: Reason,
-    /// Its message.
     pub message: String,
 }
 
-/// The status of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display)]
 pub enum ConditionStatus {
-    /// It holds.
     True,
-    /// It does not hold.
     False,
-    /// It is not known.
     Unknown,
 }
 

@@ -19,7 +19,6 @@ pub enum Effect {
     WriteRecord(Box<Record>),
     /// Hash the value, and commit the record with the hash.
     HashAndWriteRecord(Box<Unhashed>),
-    /// Let the object go.
     RemoveFinalizer,
 }
 
@@ -29,7 +28,6 @@ pub enum Missing {
     /// Whether the API server enforces who may approve.
     #[error("it is not known whether the API server enforces who may approve")]
     Policy,
-    /// The value of the Secret.
     #[error("the Secret was not read")]
     Secret,
 }
@@ -37,7 +35,6 @@ pub enum Missing {
 /// Whether the API server enforces who may approve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PolicyEnforced {
-    /// Not asked yet.
     Unknown,
     /// It does, or approvals count without it.
     Enforced,
@@ -109,7 +106,6 @@ impl Plan {
         self.effects.iter().any(|effect| matches!(effect, Effect::WriteRecord(_) | Effect::HashAndWriteRecord(_)))
     }
 
-    /// Whether there is nothing to write.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.effects.is_empty()
@@ -130,7 +126,6 @@ mod tests {
     use crate::consumer::fixture::{approved, object, recorded, seen, source};
     use crate::consumer::{Phc, Published, SecretOutcome, SecretProblem, SecretSeen, Stored};
 
-    /// A plan in words.
     fn told(plan: &Plan) -> String {
         let words = plan.effects.iter().map(|effect| match effect {
             Effect::AddFinalizer => "+finalizer",

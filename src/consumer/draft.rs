@@ -31,7 +31,6 @@ enum SecretDraft {
 #[derive(Clone)]
 pub struct Unhashed {
     record: Record,
-    /// The value to hash.
     pub value: SecretValue,
     /// The recorded hash, which is kept if it is of this value.
     pub recorded: Option<Phc>,
@@ -40,13 +39,11 @@ pub struct Unhashed {
 // === impl Unhashed ===
 
 impl Unhashed {
-    /// The key of the record.
     #[must_use]
     pub fn key(&self) -> &ConsumerKey {
         &self.record.consumer_key
     }
 
-    /// The whole record.
     #[must_use]
     pub fn with_hash(self, phc: Phc) -> Record {
         Record { secret: SecretOutcome::Accepted(phc), ..self.record }

@@ -9,7 +9,6 @@ pub enum Failure {
     /// Another writer was faster, or more has to be known; a newer snapshot tells.
     #[error("conflict: {0}")]
     Conflict(String),
-    /// The store does not answer.
     #[error("{0}")]
     Store(String),
     /// The key belongs, or once belonged, to another consumer.
@@ -23,10 +22,8 @@ pub enum Failure {
     Internal(String),
 }
 
-/// When to come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requeue {
-    /// When something changes.
     AtChange,
     /// After a pause that grows with each failure in a row.
     Backoff,
@@ -35,7 +32,6 @@ pub enum Requeue {
 /// What follows from a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Handling {
-    /// When to come back.
     pub requeue: Requeue,
     /// Whether an administrator is told in the log. What mends itself, or what the status says for good, is not.
     pub is_logged: bool,
@@ -46,7 +42,6 @@ pub struct Handling {
 // === impl Failure ===
 
 impl Failure {
-    /// What follows from it.
     #[must_use]
     pub fn handling(&self) -> Handling {
         use ConditionStatus::{False, Unknown};

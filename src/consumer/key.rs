@@ -38,7 +38,6 @@ impl ConsumerKey {
         if (8..=128).contains(&text.len()) && text.bytes().all(unreserved) { Ok(Self(text.to_owned())) } else { Err(InvalidKey) }
     }
 
-    /// The key as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -7,15 +7,12 @@ use super::{ConsumerKey, Owner, PolicyEnforced, Record, SecretLimits, SecretProb
 /// Everything a decision rests on. Two controllers that observe the same decide the same.
 #[derive(Clone)]
 pub struct Observed {
-    /// The object's owner identity in the store.
     pub owner: Owner,
     /// The installation that the record is to name.
     pub installation: String,
-    /// The bounds of a secret.
     pub limits: SecretLimits,
     /// The object, or nothing if it is gone (or another object has taken its name).
     pub object: Option<Object>,
-    /// Its Secret.
     pub secret: SecretSeen,
     /// Its record. Read *before* object and Secret.
     pub record: Option<Stored>,
@@ -30,51 +27,36 @@ pub struct Observed {
 /// An `OAuthConsumer`, reduced to what decisions rest on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
-    /// `metadata.namespace`.
     pub namespace: String,
-    /// `metadata.name`.
     pub name: String,
     /// `metadata.generation`: counts the changes of the spec.
     pub generation: i64,
-    /// Whether `metadata.deletionTimestamp` is set.
     pub deleting: bool,
-    /// Whether our finalizer is on it.
     pub has_finalizer: bool,
-    /// The finalizers of others.
     pub other_finalizers: Vec<String>,
-    /// `spec.name`.
     pub consumer_name: String,
-    /// `spec.secretRef`.
     pub secret_ref: SecretRef,
-    /// `spec.approved`.
     pub approved: Option<bool>,
     /// Who decided that, in the words of the API server's stamp.
     pub decided_by: Option<String>,
-    /// `spec.hold.reason`.
     pub hold: Option<String>,
     /// `spec.consumerKey`: a key brought along.
     pub adopted_key: Option<ConsumerKey>,
-    /// What its status says.
     pub published: Published,
 }
 
 /// The status of an object, as far as decisions read it back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Published {
-    /// `status.consumerKey`.
     pub key: Option<String>,
-    /// `status.state`.
     pub state: Option<State>,
-    /// `status.unprovedApproval.generation`.
     pub unproved_approval: Option<i64>,
 }
 
 /// Which Secret, and which key in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretRef {
-    /// The Secret's name.
     pub name: String,
-    /// The data key.
     pub key: String,
 }
 
@@ -83,11 +65,9 @@ pub struct SecretRef {
 pub enum SecretSeen {
     /// Nothing is known of it. A list that was refused or is late does not say that a Secret is absent.
     Unknown,
-    /// There is none.
     Missing,
     /// It is there in this version; its content was not read.
     Unread(SecretSource),
-    /// It was read.
     Read(SecretSource, Result<SecretValue, SecretProblem>),
 }
 

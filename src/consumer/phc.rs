@@ -19,9 +19,7 @@ pub struct Phc(String);
 pub struct HashCost {
     /// Memory in KiB.
     pub memory: u32,
-    /// Passes over the memory.
     pub passes: u32,
-    /// Lanes.
     pub lanes: u32,
 }
 
@@ -30,7 +28,6 @@ pub struct HashCost {
 #[derive(Default)]
 pub struct HashMemory(Vec<Block>);
 
-/// A hash that could not be computed.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to compute argon2id: {0}")]
 pub struct PhcError(String);
@@ -100,7 +97,6 @@ impl Phc {
         Self(text)
     }
 
-    /// The string, for the store.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

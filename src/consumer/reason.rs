@@ -17,27 +17,17 @@ pub enum Reason {
     Revoked,
     /// The record could not be removed yet, so the object cannot go.
     DeletionBlocked,
-    /// The consumer can sign in.
     Active,
-    /// The approval is in force.
     Approved,
-    /// No decision was made yet.
     AwaitingApproval,
     /// Approved while the API server did not ask who may approve.
     ApprovalUnproved,
-    /// The decision was against it.
     Disapproved,
-    /// `spec.hold` is set.
     OnHold,
-    /// The Secret holds a usable value.
     Accepted,
-    /// There is no such Secret.
     SecretNotFound,
-    /// The Secret has no such key.
     SecretKeyMissing,
-    /// The value is too short.
     SecretTooShort,
-    /// The value is too long.
     SecretTooLong,
     /// The value holds what a secret must not hold.
     SecretInvalid,
@@ -46,27 +36,20 @@ pub enum Reason {
 /// What an event reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::Display, strum::IntoStaticStr)]
 pub enum EventReason {
-    /// A new consumer has its key.
     KeyGenerated,
-    /// Sign-in was approved.
     Approved,
     /// The approval was refused or withdrawn.
     Disapproved,
     /// An approval does not count: the API server did not ask who may approve.
     ApprovalUnproved,
-    /// A hold was set.
     Held,
-    /// A hold was lifted.
     HoldLifted,
-    /// Another secret is in use.
     SecretChanged,
-    /// There is no usable secret any more.
     SecretUnusable,
     /// The record had been changed or lost behind the operator's back.
     RecordRepaired,
     /// The record is gone; the key will never be used again.
     RecordRemoved,
-    /// The record was revoked in the store.
     Revoked,
     /// The cluster shows an older version than was seen before: it was restored from a backup.
     ClusterRestored,

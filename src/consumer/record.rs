@@ -10,7 +10,6 @@ use super::{ConsumerKey, Object, Observed, Phc, SecretProblem};
 pub struct Owner {
     /// The UID of the cluster's `kube-system` namespace, or what `--cluster-id` says.
     pub cluster_id: String,
-    /// The object's `metadata.uid`.
     pub uid: String,
 }
 
@@ -19,13 +18,10 @@ pub struct Owner {
     Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, strum::Display, strum::EnumString, strum::IntoStaticStr,
 )]
 pub enum State {
-    /// No decision was made yet.
     AwaitingApproval,
     /// May sign in, given a usable secret.
     Approved,
-    /// The decision was against it.
     Disapproved,
-    /// `spec.hold` is set.
     OnHold,
     /// Revoked in the store, until a disapproval is seen and an approval after it.
     Revoked,
@@ -38,7 +34,6 @@ pub enum State {
 /// A person's decision, as it was committed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
-    /// `spec.approved` as decided.
     pub approved: bool,
     /// Who decided, as the API server stamped it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,7 +47,6 @@ pub struct Decision {
 /// A revocation in the store itself. It ends with a disapproval that is seen after it, and an approval that is seen after that.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revocation {
-    /// When.
     pub at: Timestamp,
     /// Why, in the words of the person who revoked.
     pub reason: String,
@@ -63,11 +57,8 @@ pub struct Revocation {
 /// Where a hash comes from. While all of it is the same, the hash is still the Secret's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecretSource {
-    /// The Secret's name.
     pub name: String,
-    /// The data key in it.
     pub key: String,
-    /// The Secret's `metadata.uid`.
     pub uid: String,
     /// The Secret's `metadata.resourceVersion`; empty once versions have been found to prove nothing.
     pub resource_version: String,
@@ -76,9 +67,7 @@ pub struct SecretSource {
 /// What came of looking at the Secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SecretOutcome {
-    /// Its hash.
     Accepted(Phc),
-    /// No usable value.
     Refused(SecretProblem),
 }
 
@@ -87,37 +76,27 @@ pub enum SecretOutcome {
 pub struct Record {
     /// The key, unique over the store's life.
     pub consumer_key: ConsumerKey,
-    /// The object it belongs to.
     pub owner: Owner,
-    /// The installation that manages it.
     pub installation: String,
-    /// The object's namespace.
     pub namespace: String,
-    /// The object's name.
     pub object: String,
-    /// The consumer name.
     pub name: String,
     /// The generation this record rests on.
     pub generation: i64,
-    /// Whether it may sign in.
     pub state: State,
-    /// The decision, once there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
     /// The generation in which an approval was first seen that does not count: the API server did not check who gave it. It stays
     /// until the object is seen without `approved: true`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unproved_approval: Option<i64>,
-    /// Why sign-in is held.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hold: Option<String>,
-    /// The revocation in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revocation: Option<Revocation>,
     /// Which Secret was looked at; none while there was none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret_source: Option<SecretSource>,
-    /// What came of it.
     pub secret: SecretOutcome,
     /// [`SecretLimits::min`](super::SecretLimits::min) when the Secret's value was judged; 0 if there was none.
     pub secret_floor: i64,
@@ -126,7 +105,6 @@ pub struct Record {
 /// A record as it was read from the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// The record.
     pub record: Record,
     /// Grows with each write of this record, and is never one that an earlier record of the owner had. A write names the version it
     /// replaces.

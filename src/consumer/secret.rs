@@ -25,19 +25,16 @@ pub struct SecretValue(SecretSlice<u8>);
 pub enum SecretProblem {
     /// There is no Secret of that name in the namespace.
     NotFound,
-    /// The Secret has no such data key.
     KeyMissing,
     /// Shorter than [`SecretLimits::min`]; an empty value, too.
     TooShort,
     /// Longer than [`SecretLimits::max`].
     TooLong,
-    /// Not UTF-8.
     NotUtf8,
     /// Ends with a line break, as files do.
     TrailingNewline,
     /// Begins or ends with white space.
     SurroundingWhitespace,
-    /// Holds a control character.
     ControlCharacter,
 }
 
@@ -100,7 +97,6 @@ impl SecretValue {
         Self(bytes.into())
     }
 
-    /// A secret at random.
     #[must_use]
     pub fn random() -> Self {
         Self(rand::random::<[u8; 32]>().to_vec().into())
@@ -116,7 +112,6 @@ impl SecretValue {
 // === impl SecretProblem ===
 
 impl SecretProblem {
-    /// The condition reason of the contract.
     #[must_use]
     pub fn reason(self) -> Reason {
         match self {

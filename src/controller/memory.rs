@@ -6,10 +6,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::consumer::{Fingerprint, Phc};
+use crate::hashing::KnownHash;
 
 /// Which hash was made of which secret in this process, so that an edit of a Secret's metadata costs no hash.
 #[derive(Default)]
-pub(super) struct KnownHashes(Mutex<HashMap<String, (Phc, Fingerprint)>>);
+pub(super) struct KnownHashes(Mutex<HashMap<String, KnownHash>>);
 
 /// The resource versions of our own last writes, to tell when the cache has not caught up with them yet.
 #[derive(Default)]
@@ -25,11 +26,13 @@ pub(super) struct Attempts {
 
 impl KnownHashes {
     pub(super) fn remember(&self, uid: &str, phc: Phc, of: Fingerprint) {
-        self.0.lock().insert(uid.to_owned(), (phc, of));
+        let hash = KnownHash::from(phc);
+        hash.remember(of);
+        self.0.lock().insert(uid.to_owned(), hash);
     }
 
     pub(super) fn is_known(&self, uid: &str, phc: &Phc, of: Fingerprint) -> bool {
-        self.0.lock().get(uid).is_some_and(|(known, fingerprint)| known == phc && *fingerprint == of)
+        self.0.lock().get(uid).is_some_and(|known| known.phc() == phc && known.is_known_to_fit(of))
     }
 
     pub(super) fn retain(&self, uids: &HashSet<String>) {

@@ -57,7 +57,6 @@ pub struct Settings {
     pub installation: String,
     /// The namespaces to watch; none means all.
     pub namespaces: Vec<String>,
-    /// The bounds of a secret.
     pub limits: SecretLimits,
     /// Whether an approval counts only when the API server is known to ask who may approve.
     pub approval_proof: ApprovalProof,
@@ -65,7 +64,6 @@ pub struct Settings {
     pub policy_check_lifetime: Duration,
     /// How often all records are compared with all objects.
     pub sweep_period: Duration,
-    /// How long one reconcile may take.
     pub reconcile_timeout: Duration,
     /// The longest pause between two attempts at the same object.
     pub longest_pause: Duration,

@@ -9,12 +9,10 @@ use super::failure::api;
 use crate::api::{FINALIZER, OAuthConsumer, OAuthConsumerStatus};
 use crate::consumer::Failure;
 
-/// The objects in a namespace.
 pub(super) fn consumers(client: &Client, namespace: &str) -> Api<OAuthConsumer> {
     Api::namespaced(client.clone(), namespace)
 }
 
-/// The Secrets in a namespace.
 pub(super) fn secrets(client: &Client, namespace: &str) -> Api<Secret> {
     Api::namespaced(client.clone(), namespace)
 }

@@ -52,7 +52,6 @@ pub struct RemoteAddr(pub IpAddr);
 /// What a port grants its clients.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connections at once.
     pub connections: usize,
     /// The largest head of a request, in bytes: 8 KiB or more.
     pub head: usize,
@@ -63,9 +62,7 @@ pub struct Limits {
 
 /// What is served on a port, and how.
 pub struct Port {
-    /// Answers requests.
     pub routes: Router,
-    /// What clients are granted.
     pub limits: Limits,
     /// Counts connections that get no slot, or lose theirs to another one.
     pub refused: Counter,

@@ -11,7 +11,6 @@ use crate::consumer::{ConsumerKey, SecretLimits, SecretValue};
 /// one attempt.
 #[derive(Clone)]
 pub struct Credentials {
-    /// The key.
     pub key: ConsumerKey,
     /// The secret as presented: form-decoded, then literal if that differs.
     pub secrets: Vec<SecretValue>,

@@ -96,11 +96,9 @@ struct Queue {
 /// Who signed in, as it is said in headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Consumer {
-    /// The consumer key.
     pub key: HeaderValue,
     /// The consumer name, percent-encoded.
     pub name: HeaderValue,
-    /// The namespace of its object.
     pub namespace: HeaderValue,
 }
 
@@ -146,7 +144,6 @@ impl Directory {
         self.state.read().entries.len()
     }
 
-    /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

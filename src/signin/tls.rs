@@ -36,10 +36,8 @@ struct Pem {
     key: Vec<u8>,
 }
 
-/// A certificate that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
-    /// A file cannot be read.
     #[error("failed to read {0}: {1}")]
     File(PathBuf, std::io::Error),
     /// A file does not hold what it should.

@@ -55,7 +55,6 @@ pub enum CheckResult {
     Refused,
     /// The caller has had too many misses; how long until the next check.
     Limited(Duration),
-    /// It cannot be told now.
     Unavailable,
 }
 

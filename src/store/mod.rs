@@ -145,7 +145,6 @@ pub struct Epoch {
 pub struct Change {
     /// The head at which it was last changed.
     pub sequence: i64,
-    /// The record.
     pub stored: Stored,
     /// Whether its installation has verified its records in this epoch.
     pub verified: bool,
@@ -171,7 +170,6 @@ pub struct Controller {
     pub instance: String,
     /// The cluster whose objects it looks after.
     pub cluster_id: String,
-    /// The installation it belongs to.
     pub installation: String,
     /// The namespaces it looks after; none means all.
     pub namespaces: Vec<String>,
@@ -182,13 +180,10 @@ pub struct Controller {
 /// The records of an installation in a namespace that can sign in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenRecords {
-    /// The cluster.
     pub cluster_id: String,
-    /// The namespace.
     pub namespace: String,
     /// The installation that they name.
     pub installation: String,
-    /// How many there are.
     pub count: i64,
 }
 
@@ -215,7 +210,6 @@ pub enum StoreError {
     Unavailable(String),
 }
 
-/// A store that cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The URL names no store that we know.
@@ -224,23 +218,14 @@ pub enum OpenError {
     /// The URL cannot be understood. What is wrong with it is not said, because it may hold a password.
     #[error("the store URL cannot be understood; it has the form postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
     BadUrl,
-    /// Another controller holds the SQLite file.
     #[error("another controller uses {0}; a SQLite store has one controller: stop the other one, or use PostgreSQL")]
     Locked(String),
-    /// SQLite found damage.
     #[error(
         "{path} is damaged ({finding}); restore it from a backup, or remove it: records are then written again, under the same keys"
     )]
-    Damaged {
-        /// The file.
-        path: String,
-        /// SQLite's first finding.
-        finding: String,
-    },
-    /// The file system refuses.
+    Damaged { path: String, finding: String },
     #[error("failed to open {0}: {1}")]
     File(String, std::io::Error),
-    /// The database refuses.
     #[error("failed to open the store: {0}")]
     Database(String),
     /// Its schema could not be brought up to date.
@@ -251,7 +236,6 @@ pub enum OpenError {
 // === impl Replaces ===
 
 impl Replaces {
-    /// What was read.
     #[must_use]
     pub fn what_was_read(stored: Option<&Stored>, at: &Head) -> Self {
         stored.map_or_else(|| Self::NothingAt(at.clone()), |stored| Self::Version(stored.version))

@@ -6,16 +6,12 @@ use crate::consumer::{ConsumerKey, Record};
 /// Attempts to write. Each fails if another writer was first. A record is rarely written twice a second.
 const MAX_ATTEMPTS: usize = 10;
 
-/// A revocation that did not happen.
 #[derive(Debug, thiserror::Error)]
 pub enum RevokeError {
-    /// No record has this key.
     #[error("no consumer has the key {0}; is this the right store, and the whole key?")]
     Unknown(ConsumerKey),
-    /// Its consumer is gone.
     #[error("the consumer with the key {0} is removed already; no sign-in is possible with it")]
     Removed(ConsumerKey),
-    /// The store refuses.
     #[error("failed to revoke: {0}")]
     Store(#[from] StoreError),
 }

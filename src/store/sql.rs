@@ -21,7 +21,6 @@ use super::{
 use crate::consumer::{ConsumerKey, Owner, Record, Stored};
 
 pub(super) struct SqlStore<DB: Database> {
-    /// For reading.
     pub(super) read: Pool<DB>,
     /// For writing: SQLite has room for one writer, PostgreSQL for as many as for readers.
     pub(super) write: Pool<DB>,
@@ -41,7 +40,6 @@ pub(super) struct SqlStore<DB: Database> {
 pub(super) enum News {
     /// Ask this often: where asking costs next to nothing.
     Ask(Duration),
-    /// Be told.
     Told(Arc<Notifications>),
 }
 

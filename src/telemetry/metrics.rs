@@ -68,7 +68,6 @@ pub struct Seconds(Histogram);
 
 /// A label. Its values are written in snake case.
 pub trait Label: Copy + Debug + Eq + Hash + Into<&'static str> + Send + Sync + 'static {
-    /// The label's name.
     const NAME: &'static str;
 
     /// Values that are counted from 0. A counter that is there from the start shows its first step as an increase.
@@ -78,10 +77,8 @@ pub trait Label: Copy + Debug + Eq + Hash + Into<&'static str> + Send + Sync + '
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Labels<L>(L);
 
-/// How a reconcile ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
-#[allow(missing_docs, reason = "the names say it")]
 pub enum ReconcileResult {
     Unchanged,
     Changed,
@@ -95,7 +92,6 @@ pub enum ReconcileResult {
 /// What the controller can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
-#[allow(missing_docs, reason = "the names say it")]
 pub enum Operation {
     FinalizerAdded,
     FinalizerRemoved,
@@ -106,10 +102,8 @@ pub enum Operation {
     StatusWritten,
 }
 
-/// How a sign-in check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
-#[allow(missing_docs, reason = "the names say it")]
 pub enum CheckOutcome {
     Allowed,
     Refused,
@@ -117,10 +111,8 @@ pub enum CheckOutcome {
     Unavailable,
 }
 
-/// A port of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
-#[allow(missing_docs, reason = "the names say it")]
 pub enum PortName {
     Signin,
     Admin,
@@ -159,7 +151,6 @@ impl Kind for Gauge {
 // === impl Counters ===
 
 impl<L: Label> Counters<L> {
-    /// Counts one more.
     pub fn inc(&self, value: L) {
         self.0.get_or_create(&Labels(value)).inc();
     }
