@@ -24,18 +24,21 @@ pub use revoke::{RevokeError, revoke};
 ///
 /// # Writes
 /// 1. A write happens completely or not at all. After [`StoreError::Unavailable`] it is unknown which.
-/// 2. Of several writes that replace the same version, one happens.
-/// 3. Any row can be read. One that cannot be understood is not [`Stored::intact`].
+/// 2. An owner has one record, and so has a key.
+/// 3. A write over a version happens if the record still has it. Its own version is one more.
+/// 4. A write over nothing happens if there is no record, the epoch is the one that was read, and [`Head::reload`] has not passed
+///    the [`Head::sequence`] that was read. Its version is one more than that sequence, so no earlier record of the owner had it.
+/// 5. Any row can be read. One that cannot be understood is not [`Stored::intact`].
 ///
 /// # The feed
 /// A backend counts the changes of its rows, also those by other programs: SQL stores do so in triggers.
 /// 1. [`Head::sequence`] grows by one with each record that is inserted or updated. The record keeps the new value as its
 ///    [`Change::sequence`].
-/// 2. The order of these values is the order of commits. A reader that sees a head sees all changes up to it.
-/// 3. A deletion makes the head grow, once for each row or once for a statement.
-/// 4. [`Head::reload`] becomes the new head when a record is deleted, when its key changes, when a table is emptied without its
-///    rows being counted, and when a verification changes. A deleted tombstone only lifts it to its own `sequence`.
-/// 5. [`Head::last_verification`] becomes the new head when a verification changes.
+/// 2. The order of these values is the order of commits. A reader that sees one sees all changes up to it.
+/// 3. A deletion raises the sequence, once for each row or once for a statement.
+/// 4. `reload` becomes the new sequence when a record is deleted, when its key changes, when a table is emptied without its rows
+///    being counted, and when a verification changes. A deleted tombstone only lifts it to its own sequence.
+/// 5. [`Head::last_verification`] becomes the new sequence when a verification changes.
 /// 6. A reader is told of changes soon ([`changed`](Self::changed)), and not of all: these are hints.
 ///
 /// # Epochs
