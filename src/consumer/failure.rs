@@ -29,9 +29,23 @@ pub enum Requeue {
     Backoff,
 }
 
+/// How a reconcile ended, for the metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum ReconcileResult {
+    Unchanged,
+    Changed,
+    Conflict,
+    StoreFailed,
+    ApiFailed,
+    KeyInUse,
+    Internal,
+}
+
 /// What follows from a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Handling {
+    pub result: ReconcileResult,
     pub requeue: Requeue,
     /// Whether an administrator is told in the log. What mends itself, or what the status says for good, is not.
     pub is_logged: bool,
@@ -46,14 +60,15 @@ impl Failure {
     pub fn handling(&self) -> Handling {
         use ConditionStatus::{False, Unknown};
         use Requeue::{AtChange, Backoff};
-        let (requeue, is_logged, ready) = match self {
-            Self::Conflict(_) => (Backoff, false, None),
-            Self::Store(_) => (Backoff, true, Some((False, Reason::StoreUnavailable))),
+        let (result, requeue, is_logged, ready) = match self {
+            Self::Conflict(_) => (ReconcileResult::Conflict, Backoff, false, None),
+            Self::Store(_) => (ReconcileResult::StoreFailed, Backoff, true, Some((False, Reason::StoreUnavailable))),
             // Only the user can help, and that is a change. The sweep asks again, should the key become free.
-            Self::KeyInUse(_) => (AtChange, false, Some((False, Reason::KeyInUse))),
-            Self::Api(_) | Self::Internal(_) => (Backoff, true, Some((Unknown, Reason::Pending))),
+            Self::KeyInUse(_) => (ReconcileResult::KeyInUse, AtChange, false, Some((False, Reason::KeyInUse))),
+            Self::Api(_) => (ReconcileResult::ApiFailed, Backoff, true, Some((Unknown, Reason::Pending))),
+            Self::Internal(_) => (ReconcileResult::Internal, Backoff, true, Some((Unknown, Reason::Pending))),
         };
-        Handling { requeue, is_logged, ready }
+        Handling { result, requeue, is_logged, ready }
     }
 
     /// What the status says of it.

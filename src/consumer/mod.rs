@@ -25,7 +25,7 @@ pub use conclude::{Conclusion, EventDraft, Outcome, conclude};
 pub use conditions::{Committed, ConditionState, ConditionStatus, StatusUpdate};
 pub use decide::{Effect, Missing, Plan, PolicyEnforced, decide, deny};
 pub use draft::Unhashed;
-pub use failure::{Failure, Handling, Requeue};
+pub use failure::{Failure, Handling, ReconcileResult, Requeue};
 pub use key::{ConsumerKey, InvalidKey};
 pub use observed::{Object, Observed, Published, SecretRef, SecretSeen};
 pub use phc::{HashCost, HashMemory, Phc, PhcError};

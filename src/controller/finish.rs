@@ -7,8 +7,8 @@ use tracing::{debug, warn};
 use super::execute::Priority;
 use super::snapshot::Snapshot;
 use super::{Context, patch};
-use crate::consumer::{EventDraft, EventReason, Failure, Outcome, Requeue, StatusUpdate, conclude};
-use crate::telemetry::{Operation, ReconcileResult};
+use crate::consumer::{EventDraft, EventReason, Failure, Outcome, ReconcileResult, Requeue, StatusUpdate, conclude};
+use crate::telemetry::Operation;
 
 /// Publishes what changed, and reports it. The status is written here and nowhere else.
 pub(super) async fn finish(ctx: &Context, snapshot: Snapshot, outcome: Outcome, priority: Priority) -> Action {
@@ -36,24 +36,17 @@ pub(super) async fn finish(ctx: &Context, snapshot: Snapshot, outcome: Outcome, 
             }
         }
     }
-    ctx.metrics.reconciles.inc(match &failure {
-        None if wrote => ReconcileResult::Changed,
-        None => ReconcileResult::Unchanged,
-        Some(Failure::Conflict(_)) => ReconcileResult::Conflict,
-        Some(Failure::Store(_)) => ReconcileResult::StoreFailed,
-        Some(Failure::Api(_)) => ReconcileResult::ApiFailed,
-        Some(Failure::KeyInUse(_)) => ReconcileResult::KeyInUse,
-        Some(Failure::Internal(_)) => ReconcileResult::Internal,
-    });
     let uid = &snapshot.seen.owner.uid;
     if let Some(cause) = &failure {
-        let (namespace, name) = (snapshot.object.namespace().unwrap_or_default(), snapshot.object.name_any());
-        if cause.handling().is_logged {
+        let (namespace, name, handling) = (snapshot.object.namespace(), snapshot.object.name_any(), cause.handling());
+        ctx.metrics.reconciles.inc(handling.result);
+        if handling.is_logged {
             warn!(namespace, name, %cause, "not reconciled");
         } else {
             debug!(namespace, name, %cause, "not reconciled");
         }
     } else {
+        ctx.metrics.reconciles.inc(if wrote { ReconcileResult::Changed } else { ReconcileResult::Unchanged });
         ctx.attempts.succeeded(uid);
     }
     match requeue {

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::http::HeaderValue;
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockUpgradableReadGuard};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::{Mutex, MutexGuard, Semaphore, SemaphorePermit};
 
@@ -187,7 +187,11 @@ impl Directory {
 
     /// Takes in where the feed stands. All changes up to `applied` have been taken in before.
     pub(super) fn advance(&self, head: &Head, applied: i64) -> Result<Feed, Distrusted> {
-        let mut state = self.state.write();
+        let state = self.state.upgradable_read();
+        if state.seen.as_ref() == Some(head) && state.failure.is_none() {
+            return Ok(Feed::Continues); // The usual answer: checks do not wait for it.
+        }
+        let mut state = RwLockUpgradableReadGuard::upgrade(state);
         if state.has_seen_later_than(head) {
             return Err(Distrusted::FormerPrimary);
         }
@@ -218,7 +222,7 @@ impl Directory {
     /// here is looked up in the store.
     pub(super) fn apply(&self, changes: Vec<Change>) {
         if changes.is_empty() {
-            return; // The usual answer: checks do not wait for it.
+            return;
         }
         let mut state = self.state.write();
         let load_id = state.load_id;

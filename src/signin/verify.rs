@@ -15,7 +15,7 @@ use super::directory::{Distrusted, Entry};
 use super::follow::Follower;
 use super::limits::{Buckets, Exhausted, Rate};
 use super::{Caller, Consumer, Credentials, Directory, Settings};
-use crate::consumer::{ConsumerKey, Fingerprint, FingerprintKey, Phc, Record, SecretOutcome, SecretValue};
+use crate::consumer::{ConsumerKey, Fingerprint, FingerprintKey, Phc, SecretValue};
 use crate::hashing::{HashError, HashPool};
 use crate::store::{Change, ConsumerStore, Replaces, StoreError, now};
 use crate::telemetry::Metrics;
@@ -287,9 +287,8 @@ async fn rewrite(
     if stored.record.phc() != phc || !stored.allows_signin() {
         return Ok(());
     }
-    let renewed = hashing.renew(None, secret).await?;
-    let record = Record { secret: SecretOutcome::Accepted(renewed), ..stored.record };
-    match store.write(record, Replaces::Version(stored.version), now()).await {
+    let (renewed, version) = (hashing.renew(None, secret).await?, Replaces::Version(stored.version));
+    match store.write(stored.rehashed(renewed), version, now()).await {
         Err(StoreError::Conflict) | Ok(_) => Ok(()),
         Err(error) => Err(error.into()),
     }

@@ -284,11 +284,10 @@ pub async fn open(url: &str, access: Access) -> Result<Arc<dyn ConsumerStore>, O
 /// [`StoreError::Unavailable`].
 pub async fn forget_secret_versions(store: &dyn ConsumerStore, cluster_id: &str, now: Timestamp) -> Result<usize, StoreError> {
     let mut forgotten = 0;
-    for Stored { mut record, version, intact } in store.live(cluster_id).await? {
-        let source = record.secret_source.as_mut().filter(|source| intact && !source.resource_version.is_empty());
-        let Some(source) = source else { continue };
-        source.resource_version.clear();
-        match store.write(record, Replaces::Version(version), now).await {
+    for stored in store.live(cluster_id).await? {
+        let version = Replaces::Version(stored.version);
+        let Some(record) = stored.without_secret_version() else { continue };
+        match store.write(record, version, now).await {
             Ok(_) => forgotten += 1,
             // Its writer has looked after the restore.
             Err(StoreError::Conflict) => {}

@@ -12,6 +12,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use strum::{IntoStaticStr, VariantArray};
 
+use crate::consumer::ReconcileResult;
+
 /// Declares [`Metrics`]: each metric once, with its kind and its help text.
 macro_rules! metrics {
     ($($name:ident: $kind:ty = $help:literal,)*) => {
@@ -76,18 +78,6 @@ pub trait Label: Copy + Debug + Eq + Hash + Into<&'static str> + Send + Sync + '
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Labels<L>(L);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
-#[strum(serialize_all = "snake_case")]
-pub enum ReconcileResult {
-    Unchanged,
-    Changed,
-    Conflict,
-    StoreFailed,
-    ApiFailed,
-    KeyInUse,
-    Internal,
-}
 
 /// What the controller can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]

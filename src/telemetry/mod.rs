@@ -5,5 +5,5 @@ mod metrics;
 mod shutdown;
 
 pub use admin::{Readiness, port};
-pub use metrics::{CheckOutcome, Metrics, Operation, PortName, ReconcileResult};
+pub use metrics::{CheckOutcome, Metrics, Operation, PortName};
 pub use shutdown::on_signal;

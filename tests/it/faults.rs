@@ -6,8 +6,8 @@ use axum::http::StatusCode;
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, ResourceExt};
+use oauthconsumer_operator::consumer::ReconcileResult;
 use oauthconsumer_operator::controller::Settings;
-use oauthconsumer_operator::telemetry::ReconcileResult;
 use serde_json::json;
 
 use crate::support::{Cluster, FaultyStore, Operator, TestStore, condition, eventually, is, on_both_stores, says};

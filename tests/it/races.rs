@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams};
+use oauthconsumer_operator::consumer::ReconcileResult;
 use oauthconsumer_operator::controller::Settings;
-use oauthconsumer_operator::telemetry::ReconcileResult;
 use serde_json::json;
 
 use crate::support::{Cluster, FaultyStore, Gate, Operator, TestStore, condition, eventually, is, on_both_stores};

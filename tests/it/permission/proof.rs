@@ -3,8 +3,8 @@
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use oauthconsumer_operator::api::OAuthConsumer;
+use oauthconsumer_operator::consumer::ReconcileResult;
 use oauthconsumer_operator::controller::ApprovalProof;
-use oauthconsumer_operator::telemetry::ReconcileResult;
 use serde_json::json;
 
 use super::{SECRET, approved, awaiting, consumer, controller, people, with};

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use axum::body::to_bytes;
 use axum::http::{Request, StatusCode};
-use oauthconsumer_operator::consumer::SecretLimits;
+use oauthconsumer_operator::consumer::{ReconcileResult, SecretLimits};
 use oauthconsumer_operator::controller::{self, ApprovalProof, Settings};
 use oauthconsumer_operator::hashing::HashPool;
 use oauthconsumer_operator::listener::RemoteAddr;
 use oauthconsumer_operator::signin::{self, Verifier};
 use oauthconsumer_operator::store::ConsumerStore;
-use oauthconsumer_operator::telemetry::{Metrics, Operation, Readiness, ReconcileResult};
+use oauthconsumer_operator::telemetry::{Metrics, Operation, Readiness};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
