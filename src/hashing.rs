@@ -47,9 +47,6 @@ thread_local! {
 
 impl HashPool {
     /// A pool of this many threads, for hashes of this cost. The threads end with the pool.
-    ///
-    /// # Errors
-    /// When the system gives no more threads.
     pub fn new(threads: usize, cost: HashCost) -> Result<Self, ThreadPoolBuildError> {
         let threads = ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -65,9 +62,6 @@ impl HashPool {
     }
 
     /// Hashes a secret, unless `current` is its hash already.
-    ///
-    /// # Errors
-    /// [`HashError`].
     pub async fn renew(&self, current: Option<Phc>, secret: SecretValue) -> Result<Phc, HashError> {
         let cost = self.cost;
         self.run(move |memory| match current {
@@ -78,9 +72,6 @@ impl HashPool {
     }
 
     /// Which of the candidates the hash was made of, if one. Costs a hash for each, whichever it is.
-    ///
-    /// # Errors
-    /// [`HashError`].
     pub async fn verify(&self, phc: Phc, candidates: Vec<SecretValue>) -> Result<Option<usize>, HashError> {
         let fitting = move |memory: &mut HashMemory| {
             let fits: Vec<_> = candidates.iter().map(|candidate| phc.verify(candidate.expose(), memory)).collect();
@@ -102,9 +93,6 @@ impl HashPool {
     }
 
     /// A hash of nothing, at the cost of any other: for refusals that must take as long.
-    ///
-    /// # Errors
-    /// [`HashError`].
     pub async fn decoy(&self) -> Result<Phc, HashError> {
         let cost = self.cost;
         self.run(move |memory| Ok(Phc::hash(&SecretValue::random(), cost, memory)?)).await?

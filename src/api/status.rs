@@ -84,11 +84,11 @@ mod tests {
     use super::*;
     use crate::consumer::{ConditionStatus, ConsumerKey, Reason, State};
 
-    fn verdict(status: ConditionStatus, reason: Reason) -> ConditionState {
+    fn condition(status: ConditionStatus, reason: Reason) -> ConditionState {
         ConditionState { status, reason, message: String::new() }
     }
 
-    fn statement(ready: ConditionStatus) -> StatusUpdate {
+    fn update(ready: ConditionStatus) -> StatusUpdate {
         StatusUpdate {
             committed: Committed::Record {
                 key: ConsumerKey::parse("a-consumer-key").unwrap(),
@@ -96,10 +96,10 @@ mod tests {
                 decision: None,
                 unproved_approval: None,
             },
-            ready: verdict(ready, Reason::Synced),
-            active: verdict(ConditionStatus::True, Reason::Active),
-            approved: verdict(ConditionStatus::True, Reason::Approved),
-            secret_ready: Some(verdict(ConditionStatus::True, Reason::Accepted)),
+            ready: condition(ready, Reason::Synced),
+            active: condition(ConditionStatus::True, Reason::Active),
+            approved: condition(ConditionStatus::True, Reason::Approved),
+            secret_ready: Some(condition(ConditionStatus::True, Reason::Accepted)),
             stalled: None,
         }
     }
@@ -114,32 +114,32 @@ mod tests {
 
     #[test]
     fn transition_times_move_only_with_the_status_of_their_condition() {
-        let first = render(&OAuthConsumerStatus::default(), &statement(ConditionStatus::False), 1, at(100));
-        let second = render(&first, &statement(ConditionStatus::True), 2, at(200));
+        let first = render(&OAuthConsumerStatus::default(), &update(ConditionStatus::False), 1, at(100));
+        let second = render(&first, &update(ConditionStatus::True), 2, at(200));
         assert_eq!(time_of(&second, "Ready"), at(200));
         assert_eq!(time_of(&second, "Approved"), at(100));
-        let third = render(&second, &statement(ConditionStatus::True), 3, at(300));
+        let third = render(&second, &update(ConditionStatus::True), 3, at(300));
         assert_eq!(time_of(&third, "Ready"), at(200));
     }
 
     #[test]
     fn time_alone_makes_no_difference() {
-        let early = render(&OAuthConsumerStatus::default(), &statement(ConditionStatus::True), 1, at(100));
-        let late = render(&OAuthConsumerStatus::default(), &statement(ConditionStatus::True), 1, at(200));
+        let early = render(&OAuthConsumerStatus::default(), &update(ConditionStatus::True), 1, at(100));
+        let late = render(&OAuthConsumerStatus::default(), &update(ConditionStatus::True), 1, at(200));
         assert_ne!(early, late);
         assert!(same_but_for_times(&early, &late));
-        let other = render(&OAuthConsumerStatus::default(), &statement(ConditionStatus::True), 2, at(100));
+        let other = render(&OAuthConsumerStatus::default(), &update(ConditionStatus::True), 2, at(100));
         assert!(!same_but_for_times(&early, &other));
     }
 
     #[test]
     fn a_failure_keeps_what_was_committed_and_leaves_the_secrets_condition_alone() {
-        let good = render(&OAuthConsumerStatus::default(), &statement(ConditionStatus::True), 1, at(100));
+        let good = render(&OAuthConsumerStatus::default(), &update(ConditionStatus::True), 1, at(100));
         let failed = StatusUpdate {
             committed: Committed::Unknown,
-            ready: verdict(ConditionStatus::False, Reason::StoreUnavailable),
-            active: verdict(ConditionStatus::Unknown, Reason::StoreUnavailable),
-            approved: verdict(ConditionStatus::Unknown, Reason::StoreUnavailable),
+            ready: condition(ConditionStatus::False, Reason::StoreUnavailable),
+            active: condition(ConditionStatus::Unknown, Reason::StoreUnavailable),
+            approved: condition(ConditionStatus::Unknown, Reason::StoreUnavailable),
             secret_ready: None,
             stalled: None,
         };
@@ -153,28 +153,28 @@ mod tests {
 
     #[test]
     fn no_failure_overwrites_that_an_approval_does_not_count() {
-        let mut unproved = statement(ConditionStatus::True);
+        let mut unproved = update(ConditionStatus::True);
         if let Committed::Record { unproved_approval, .. } = &mut unproved.committed {
             *unproved_approval = Some(1);
         }
         let remembered = render(&OAuthConsumerStatus::default(), &unproved, 1, at(100));
         assert_eq!(remembered.unproved_approval, Some(UnprovedApproval { generation: 1 }));
         for committed in [Committed::Unknown, Committed::Nothing] {
-            let failed = render(&remembered, &StatusUpdate { committed, ..statement(ConditionStatus::False) }, 2, at(200));
+            let failed = render(&remembered, &StatusUpdate { committed, ..update(ConditionStatus::False) }, 2, at(200));
             assert_eq!(failed.unproved_approval, remembered.unproved_approval);
         }
-        assert_eq!(render(&remembered, &statement(ConditionStatus::True), 3, at(300)).unproved_approval, None);
+        assert_eq!(render(&remembered, &update(ConditionStatus::True), 3, at(300)).unproved_approval, None);
     }
 
     #[test]
     fn stalled_goes_when_it_is_over() {
         let stalled = StatusUpdate {
-            stalled: Some(verdict(ConditionStatus::True, Reason::SecretInvalid)),
-            ..statement(ConditionStatus::False)
+            stalled: Some(condition(ConditionStatus::True, Reason::SecretInvalid)),
+            ..update(ConditionStatus::False)
         };
         let bad = render(&OAuthConsumerStatus::default(), &stalled, 1, at(100));
         assert!(bad.conditions.iter().any(|c| c.type_ == "Stalled"));
-        let good = render(&bad, &statement(ConditionStatus::True), 1, at(200));
+        let good = render(&bad, &update(ConditionStatus::True), 1, at(200));
         assert!(good.conditions.iter().all(|c| c.type_ != "Stalled"));
     }
 }

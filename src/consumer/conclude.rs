@@ -164,16 +164,6 @@ fn unusable(seen: &Observed, problem: SecretProblem) -> String {
         .map_or_else(|| problem.to_string(), |object| problem.message(&object.namespace, &object.secret_ref, seen.limits))
 }
 
-// === impl Outcome ===
-
-impl Outcome {
-    /// Nothing happened: this stood in the way.
-    #[must_use]
-    pub fn failed(record: Option<Stored>, failure: Failure) -> Self {
-        Self { record, failure: Some(failure), cluster_restored: false }
-    }
-}
-
 // === impl EventDraft ===
 
 impl EventDraft {

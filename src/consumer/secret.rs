@@ -68,9 +68,6 @@ impl SecretValue {
     ///
     /// Nothing is trimmed: a client sends the bytes its owner knows, and a silently removed newline would make
     /// two systems disagree about the same secret.
-    ///
-    /// # Errors
-    /// The first [`SecretProblem`] that applies.
     pub fn accept(bytes: &[u8], limits: SecretLimits) -> Result<Self, SecretProblem> {
         if bytes.len() < limits.min {
             return Err(SecretProblem::TooShort);

@@ -33,9 +33,6 @@ pub async fn consumers(client: &Client, namespaces: &[String]) -> Result<Vec<Str
 
 /// Takes the finalizer off all consumers in these namespaces, none meaning all, until none has been put back for a while. Their
 /// records stay in the store as they are. Says after each round how many were let go so far, and answers how many in the end.
-///
-/// # Errors
-/// When the API server does not answer or refuses.
 pub async fn release(client: &Client, namespaces: &[String], progress: impl Fn(usize)) -> Result<usize, Failure> {
     let (mut released, mut last) = (0, Instant::now());
     while last.elapsed() < QUIET {

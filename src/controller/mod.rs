@@ -169,9 +169,6 @@ pub async fn run(
 }
 
 /// The UID of the `kube-system` namespace, which stands for the cluster.
-///
-/// # Errors
-/// When the API server does not answer or refuses.
 pub async fn cluster_uid(client: &Client) -> Result<String, kube::Error> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     Ok(namespaces.get("kube-system").await?.uid().unwrap_or_default())

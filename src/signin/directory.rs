@@ -124,9 +124,6 @@ impl Directory {
     }
 
     /// The same with what is missing, for probes.
-    ///
-    /// # Errors
-    /// What is missing.
     pub fn check(&self) -> Result<(), String> {
         let state = self.state.read();
         match (&state.failure, state.trust) {

@@ -52,9 +52,6 @@ pub enum CertificateError {
 
 impl Certificate {
     /// Loads a certificate.
-    ///
-    /// # Errors
-    /// [`CertificateError`].
     pub fn load(chain_file: PathBuf, key_file: PathBuf) -> Result<Self, CertificateError> {
         let pem = Pem::read(&chain_file, &key_file)?;
         let config = configure(&pem, &chain_file, &key_file)?;

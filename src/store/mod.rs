@@ -279,9 +279,6 @@ pub async fn open(url: &str, access: Access) -> Result<Arc<dyn ConsumerStore>, O
 
 /// Forgets which Secret versions the hashes of a cluster come from: the cluster was restored, so that versions prove nothing. Each
 /// hash is then compared with its Secret once. Answers how many records changed.
-///
-/// # Errors
-/// [`StoreError::Unavailable`].
 pub async fn forget_secret_versions(store: &dyn ConsumerStore, cluster_id: &str, now: Timestamp) -> Result<usize, StoreError> {
     let mut forgotten = 0;
     for stored in store.live(cluster_id).await? {

@@ -17,9 +17,6 @@ pub enum RevokeError {
 }
 
 /// Revokes a consumer, whatever the API server says, until a controller sees it disapproved and then approved. Answers its record.
-///
-/// # Errors
-/// [`RevokeError`].
 pub async fn revoke(store: &dyn ConsumerStore, key: &ConsumerKey, reason: &str) -> Result<Record, RevokeError> {
     let mut attempt = 1;
     loop {

@@ -183,7 +183,7 @@ where
         let fits = self.try_get::<String, _>("checksum").is_ok_and(|stored| stored == checksum(&record));
         let stored = Stored { record, version: self.try_get("version")?, intact: fits && damage.is_none() };
         if let Some(cause) = damage {
-            error!(%cause, "a row of the store cannot be read; it admits no consumer");
+            error!(%cause, "a row of the store cannot be read; it lets no consumer in");
             // It is put right like any other edit, unless it does not say whose it is.
             for column in ["consumer_key", "cluster_id", "uid"] {
                 self.try_get::<String, _>(column)?;
