@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{LONGEST_USER, schema};
 
 /// What an administrator says about an OAuth consumer.
-#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[kube(
     group = "oauthconsumers.dev",
     version = "v1alpha1",
@@ -93,7 +93,7 @@ pub struct OAuthConsumerSpec {
 
 /// A key of a Secret in the same namespace. Its value is the consumer secret: 16 to 512 bytes of UTF-8 text without
 /// control characters and without white space around it.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretReference {
     /// The Secret's name.

@@ -25,7 +25,7 @@ pub enum Effect {
 /// What has to be known before a plan can be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Missing {
-    /// Whether the API server enforces who may approve.
+    /// Whether the API server enforces who may approve. This is said first, because it takes no Secret.
     #[error("it is not known whether the API server enforces who may approve")]
     Policy,
     #[error("the Secret was not read")]
@@ -141,6 +141,7 @@ mod tests {
     fn what_is_seen_makes_the_plan() {
         let tombstone = || Stored { record: approved().record.removed(), ..approved() };
         let edited = || Stored { intact: false, ..approved() };
+        let refused = || recorded(&Observed { secret: SecretSeen::Missing, ..seen(object()) });
         let going = |has_finalizer| Some(Object { deleting: true, has_finalizer, ..object() });
         let with = |change: fn(&mut Object)| {
             let mut object = object();
@@ -180,6 +181,14 @@ mod tests {
             ("withdrawn", with(|object| object.approved = None), Some(approved()), SecretSeen::Unknown, "write", "write"),
             ("held", with(|object| object.hold = Some("leaked".into())), Some(approved()), unread(), "write", "write"),
             ("its Secret is gone", with(|_| ()), Some(approved()), SecretSeen::Missing, "write", "write"),
+            (
+                "renamed, and still without a Secret",
+                with(|object| object.consumer_name = "Blues".into()),
+                Some(refused()),
+                SecretSeen::Unknown,
+                "write",
+                "",
+            ),
             ("rotated", with(|_| ()), Some(approved()), SecretSeen::Unread(source("2")), "? the Secret was not read", ""),
             ("edited", with(|_| ()), Some(edited()), read(), "hash", ""),
             ("removed, and there again", with(|_| ()), Some(tombstone()), read(), "hash", ""),

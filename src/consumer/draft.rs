@@ -104,8 +104,10 @@ impl Draft {
 
     /// The write that ends sign-in, without a hash and without the Secret; none if sign-in is not to end.
     pub(super) fn denial(self, seen: &Observed) -> Option<Effect> {
-        let is_refused = matches!(self.secret, SecretDraft::Known(_, SecretOutcome::Refused(_), _));
-        if self.is_recorded(seen) || (self.record.state == State::Approved && !is_refused) {
+        // A refusal that is recorded already ends nothing.
+        let is_refused_now = matches!(&self.secret, SecretDraft::Known(_, outcome @ SecretOutcome::Refused(_), _)
+            if seen.trusted().is_none_or(|old| old.secret != *outcome));
+        if self.is_recorded(seen) || (self.record.state == State::Approved && !is_refused_now) {
             return None;
         }
         // What an edited row says of the secret is not carried on.

@@ -18,7 +18,7 @@ pub struct Observed {
     pub record: Option<Stored>,
     /// Whether the API server enforces who may approve.
     pub policy: PolicyEnforced,
-    /// When this was seen, by the wall clock. A new decision is dated with it.
+    /// When this was seen, by the wall clock. A new decision has this date until it is [committed](Record::dated).
     pub now: Timestamp,
     /// Whether this process knows the record's hash to be the hash of the Secret's value, so that none has to be computed.
     pub hash_is_known: bool,

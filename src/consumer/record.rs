@@ -72,6 +72,9 @@ pub enum SecretOutcome {
 }
 
 /// What the store keeps about a consumer.
+///
+/// A row's checksum is taken of this, as JSON: the order of the fields is part of the store's format. A new field is left out of it
+/// while it is empty, as `hold` is, or all rows of the release before would count as edited.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// The key, unique over the store's life.
@@ -137,6 +140,13 @@ impl Record {
         }
     }
 
+    /// The same record, committed now: a decision that was not recorded before has this date.
+    #[must_use]
+    pub fn dated(self, before: Option<&Self>, now: Timestamp) -> Self {
+        let is_new = self.decision.is_some() && self.decision.as_ref() != before.and_then(|before| before.decision.as_ref());
+        if is_new { Self { decision: self.decision.map(|decision| Decision { at: now, ..decision }), ..self } } else { self }
+    }
+
     /// Whether the record is a tombstone.
     #[must_use]
     pub fn is_removed(&self) -> bool {
@@ -193,5 +203,20 @@ impl Stored {
     #[must_use]
     pub fn allows_signin(&self) -> bool {
         self.intact && self.record.state == State::Approved && self.record.phc().is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consumer::fixture::approved;
+
+    #[test]
+    fn a_decision_is_dated_when_it_is_committed_first() {
+        let (record, later) = (approved().record, Timestamp::MAX);
+        let date = |record: Record| record.decision.map(|decision| decision.at);
+        assert_eq!(date(record.clone().dated(Some(&record), later)), Some(Timestamp::UNIX_EPOCH));
+        assert_eq!(date(record.clone().dated(None, later)), Some(later));
+        assert_eq!(date(Record { decision: None, ..record }.dated(None, later)), None);
     }
 }

@@ -10,7 +10,7 @@ use crate::telemetry::Operation;
 
 /// What a plan is made for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Priority {
+pub(super) enum Purpose {
     /// All that the object needs.
     Reconcile,
     /// The end of its sign-in, before all else.
@@ -19,9 +19,9 @@ pub(super) enum Priority {
     DenyAnywhere,
 }
 
-// === impl Priority ===
+// === impl Purpose ===
 
-impl Priority {
+impl Purpose {
     fn plan(self, seen: &Observed) -> Result<Plan, Missing> {
         match self {
             Self::Reconcile => decide(seen),
@@ -40,14 +40,20 @@ impl Priority {
 }
 
 /// Decides on the snapshot, refreshes it if the record is to be written, decides again, and carries that out.
-pub(super) async fn execute(ctx: &Context, mut snapshot: Snapshot, priority: Priority) -> (Snapshot, Outcome) {
-    let mut plan = priority.plan(&snapshot.seen);
-    if priority == Priority::DenyAnywhere || plan.as_ref().map_or(true, Plan::writes_record) {
-        snapshot = match snapshot.refreshed(ctx, priority).await {
+pub(super) async fn execute(ctx: &Context, mut snapshot: Snapshot, purpose: Purpose) -> (Snapshot, Outcome) {
+    let mut plan = purpose.plan(&snapshot.seen);
+    if purpose == Purpose::DenyAnywhere || plan.as_ref().map_or(true, Plan::writes_record) {
+        snapshot = match snapshot.refreshed(ctx, purpose).await {
             Ok(refreshed) => refreshed,
             Err(failure) => return snapshot.failed(failure),
         };
-        plan = priority.plan(&snapshot.seen);
+        // Not of a cached snapshot, which may be older than the record without a restore.
+        match forget_versions_after_restore(ctx, &snapshot.seen).await {
+            Ok(false) => {}
+            Ok(true) => return snapshot.restored(),
+            Err(failure) => return snapshot.failed(failure),
+        }
+        plan = purpose.plan(&snapshot.seen);
     }
     match plan {
         Ok(plan) => {
@@ -71,20 +77,10 @@ pub(super) async fn close_unseen(ctx: &Context, stored: Stored) -> Result<Option
 /// Carries out the plan and stops at the first failure. The snapshot is brought up to date with the answers.
 async fn apply(ctx: &Context, snapshot: &mut Snapshot, plan: Plan) -> Outcome {
     let mut outcome = Outcome { record: snapshot.seen.record.clone(), ..Outcome::default() };
-    match forget_versions_after_restore(ctx, &snapshot.seen).await {
-        Ok(false) => {}
-        Ok(true) => {
-            outcome.cluster_restored = true;
-            outcome.failure = Some(Failure::Conflict("the cluster was restored from a backup; looking again".into()));
-        }
-        Err(failure) => outcome.failure = Some(failure),
-    }
     for effect in plan.effects {
-        if outcome.failure.is_some() {
-            break;
-        }
         if let Err(failure) = carry_out(ctx, snapshot, effect, &mut outcome.record).await {
             outcome.failure = Some(failure);
+            break;
         }
     }
     outcome
@@ -115,12 +111,17 @@ async fn carry_out(ctx: &Context, snapshot: &mut Snapshot, effect: Effect, recor
 }
 
 async fn commit(ctx: &Context, snapshot: &Snapshot, record: Record) -> Result<Stored, Failure> {
-    let stored = ctx.store.write(record, snapshot.replaces(), snapshot.seen.now).await?;
-    ctx.metrics.effects.inc(match () {
-        () if stored.record.is_removed() => Operation::RecordRemoved,
-        () if snapshot.seen.is_repair() => Operation::RecordRepaired,
-        () => Operation::RecordWritten,
-    });
+    let now = now();
+    let record = record.dated(snapshot.seen.trusted(), now);
+    let stored = ctx.store.write(record, snapshot.replaces(), now).await?;
+    let operation = if stored.record.is_removed() {
+        Operation::RecordRemoved
+    } else if snapshot.seen.is_repair() {
+        Operation::RecordRepaired
+    } else {
+        Operation::RecordWritten
+    };
+    ctx.metrics.effects.inc(operation);
     Ok(stored)
 }
 

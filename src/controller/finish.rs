@@ -4,14 +4,14 @@ use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use tracing::{debug, warn};
 
-use super::execute::Priority;
+use super::execute::Purpose;
 use super::snapshot::Snapshot;
 use super::{Context, patch};
 use crate::consumer::{EventDraft, EventReason, Failure, Outcome, ReconcileResult, Requeue, StatusUpdate, conclude};
 use crate::telemetry::Operation;
 
 /// Publishes what changed, and reports it. The status is written here and nowhere else.
-pub(super) async fn finish(ctx: &Context, snapshot: Snapshot, outcome: Outcome, priority: Priority) -> Action {
+pub(super) async fn finish(ctx: &Context, snapshot: Snapshot, outcome: Outcome, purpose: Purpose) -> Action {
     let conclusion = conclude(&snapshot.seen, &outcome);
     // Reported once the status says so, which happens once.
     let (revoked, others): (Vec<_>, Vec<_>) =
@@ -20,8 +20,8 @@ pub(super) async fn finish(ctx: &Context, snapshot: Snapshot, outcome: Outcome, 
     let (mut failure, mut requeue) = (outcome.failure, conclusion.requeue);
     let mut wrote = snapshot.seen.record != outcome.record;
     let is_going = snapshot.seen.object.as_ref().is_none_or(|object| object.deleting);
-    let status = conclusion.status.map(|status| match priority {
-        Priority::DenyAnywhere if failure.is_none() && !is_going => status.without_secret(),
+    let status = conclusion.status.map(|status| match purpose {
+        Purpose::DenyAnywhere if failure.is_none() && !is_going => status.without_secret(),
         _ => status,
     });
     if let Some(status) = &status {

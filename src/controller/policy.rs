@@ -88,13 +88,7 @@ async fn refuses_create(ctx: &Context, object: &OAuthConsumer) -> Result<bool, F
     // With its labels and annotations, so that other rules about them are met. The stamp is the API server's to give.
     let mut annotations = object.annotations().clone();
     annotations.retain(|annotation, _| ![DECIDED, DECIDED_BY].contains(&annotation.as_str()));
-    let spec = OAuthConsumerSpec {
-        name: object.spec.name.clone(),
-        secret_ref: object.spec.secret_ref.clone(),
-        approved: Some(true),
-        hold: None,
-        consumer_key: None,
-    };
+    let spec = OAuthConsumerSpec { approved: Some(true), hold: None, consumer_key: None, ..object.spec.clone() };
     let metadata = ObjectMeta {
         name: Some(name.clone()),
         labels: object.metadata.labels.clone(),

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::Context;
-use super::execute::{Priority, execute};
+use super::execute::{Purpose, execute};
 use super::finish::{finish, report};
 use super::scope::Scope;
 use super::snapshot::Snapshot;
@@ -83,16 +83,16 @@ async fn reconcile(ctx: &Arc<Context>, scope: &Arc<Scope>, object: Arc<OAuthCons
         Err(error) => Failure::Internal(format!("a panic: {error}")),
     };
     let (snapshot, outcome) = Snapshot::cached(ctx, scope, object, Found::default()).failed(failure);
-    let finished = timeout(limit, finish(ctx, snapshot, outcome, Priority::Reconcile)).await;
+    let finished = timeout(limit, finish(ctx, snapshot, outcome, Purpose::Reconcile)).await;
     finished.unwrap_or_else(|_| Action::requeue(ctx.attempts.failed(&uid)))
 }
 
 async fn reconcile_once(ctx: &Context, scope: &Scope, object: Arc<OAuthConsumer>) -> Action {
     let (snapshot, outcome) = match denied_and_read(ctx, scope, &object).await {
-        Ok(found) => execute(ctx, Snapshot::cached(ctx, scope, object, found), Priority::Reconcile).await,
+        Ok(found) => execute(ctx, Snapshot::cached(ctx, scope, object, found), Purpose::Reconcile).await,
         Err((found, failure)) => Snapshot::cached(ctx, scope, object, found).failed(failure),
     };
-    finish(ctx, snapshot, outcome, Priority::Reconcile).await
+    finish(ctx, snapshot, outcome, Purpose::Reconcile).await
 }
 
 /// Reads the record, before anything else is looked at: so a write rests on a newer snapshot than what it replaces. If it allows a
@@ -139,9 +139,9 @@ async fn deny(ctx: &Context, scope: &Scope, reference: &ObjectRef<OAuthConsumer>
         if !found.1.as_ref().is_some_and(Stored::allows_signin) {
             return Ok(());
         }
-        let (snapshot, outcome) = execute(ctx, Snapshot::cached(ctx, scope, object, found), Priority::Deny).await;
-        if outcome.failure.is_none() && is_all(scope, &snapshot, &outcome) {
-            finish(ctx, snapshot, outcome, Priority::Deny).await;
+        let (snapshot, outcome) = execute(ctx, Snapshot::cached(ctx, scope, object, found), Purpose::Deny).await;
+        if outcome.failure.is_none() && is_finished(scope, &snapshot, &outcome) {
+            finish(ctx, snapshot, outcome, Purpose::Deny).await;
             return Ok(());
         }
         // There is more to do, and until then nothing to say about the object but what happened.
@@ -155,7 +155,7 @@ async fn deny(ctx: &Context, scope: &Scope, reference: &ObjectRef<OAuthConsumer>
 }
 
 /// Whether nothing is left to do for the object, with what the cache knows of its Secret.
-fn is_all(scope: &Scope, snapshot: &Snapshot, outcome: &Outcome) -> bool {
+fn is_finished(scope: &Scope, snapshot: &Snapshot, outcome: &Outcome) -> bool {
     let Some(object) = snapshot.seen.object.as_ref().filter(|object| !object.deleting) else { return true };
     let seen = Observed { record: outcome.record.clone(), secret: scope.secret(object), ..snapshot.seen.clone() };
     outcome.record != snapshot.seen.record && decide(&seen).is_ok_and(|plan| plan.is_empty())
@@ -169,11 +169,11 @@ pub(super) async fn deny_anywhere(ctx: &Context, object: Arc<OAuthConsumer>) -> 
     if found.1.is_none() {
         return Ok(());
     }
-    let (snapshot, outcome) = execute(ctx, Snapshot::gone(ctx, object, found), Priority::DenyAnywhere).await;
+    let (snapshot, outcome) = execute(ctx, Snapshot::gone(ctx, object, found), Purpose::DenyAnywhere).await;
     let (has_changed, failure) = (outcome.record != snapshot.seen.record, outcome.failure.clone());
     let is_going = snapshot.seen.object.as_ref().is_none_or(|object| object.deleting);
-    if has_changed || (is_going && failure.is_none()) {
-        finish(ctx, snapshot, outcome, Priority::DenyAnywhere).await;
+    if has_changed || is_going || failure.is_some() {
+        finish(ctx, snapshot, outcome, Purpose::DenyAnywhere).await;
     }
     failure.map_or(Ok(()), Err)
 }

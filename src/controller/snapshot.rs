@@ -1,4 +1,4 @@
-//! Snapshots: what a decision rests on, read from the caches or from the API server. Nothing is written here.
+//! Snapshots: what a decision rests on, read from the caches or from the API server. Only dry runs are sent here.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use tracing::warn;
 
-use super::execute::Priority;
+use super::execute::Purpose;
 use super::failure::{api, is_absent};
 use super::patch::{consumers, secrets};
 use super::scope::Scope;
@@ -52,7 +52,7 @@ impl Snapshot {
 
     /// From the API server, newer than the record at hand. For an object that has neither a record nor our finalizer, the cached object
     /// will do: the first write is a patch with its UID and resourceVersion, so its answer is as good.
-    pub(super) async fn refreshed(&self, ctx: &Context, priority: Priority) -> Result<Self, Failure> {
+    pub(super) async fn refreshed(&self, ctx: &Context, purpose: Purpose) -> Result<Self, Failure> {
         let is_patched_first = |object: &Object| !object.has_finalizer && !object.deleting && self.seen.record.is_none();
         let object = if self.seen.object.as_ref().is_some_and(is_patched_first) {
             Some(self.object.clone())
@@ -63,7 +63,7 @@ impl Snapshot {
         let Some(object) = object else { return Ok(Self::gone(ctx, self.object.clone(), found)) };
         let view = object.observed();
         let mut snapshot = Self::new(ctx, object, Some(view.clone()), SecretSeen::Unknown, found);
-        if priority.needs_secret(&view) {
+        if purpose.needs_secret(&view) {
             let recorded = snapshot.seen.trusted().and_then(|record| record.phc());
             (snapshot.seen.secret, snapshot.seen.hash_is_known) = secret(ctx, &view, &snapshot.seen.owner.uid, recorded).await?;
         }
@@ -85,6 +85,13 @@ impl Snapshot {
     pub(super) fn failed(self, failure: Failure) -> (Self, Outcome) {
         let outcome = Outcome { record: self.seen.record.clone(), failure: Some(failure), cluster_restored: false };
         (self, outcome)
+    }
+
+    /// Nothing was done: the cluster was restored from a backup, and what is known of it has to be read again.
+    pub(super) fn restored(self) -> (Self, Outcome) {
+        let failure = Failure::Conflict("the cluster was restored from a backup; looking again".into());
+        let (snapshot, outcome) = self.failed(failure);
+        (snapshot, Outcome { cluster_restored: true, ..outcome })
     }
 
     /// The status to write so that it says this; none if it does already.

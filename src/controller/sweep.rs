@@ -13,12 +13,12 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::execute::{Priority, close_unseen};
+use super::execute::{Purpose, close_unseen};
 use super::finish::finish;
 use super::reconcile::deny_anywhere;
 use super::snapshot::Snapshot;
 use super::{Context, now};
-use crate::api::{OAuthConsumer, OAuthConsumerSpec, SecretReference};
+use crate::api::{OAuthConsumer, OAuthConsumerSpec};
 use crate::consumer::{Failure, Outcome, Record, State, Stored, conclude, decide};
 use crate::store::{Head, KeepTombstones, OpenRecords};
 
@@ -188,7 +188,7 @@ impl Sweep {
             } else if stored.record.state == State::OutOfScope && self.ctx.peers.has_given_up(&stored) {
                 let outcome = Outcome { record: Some(stored.clone()), ..Outcome::default() };
                 let snapshot = Snapshot::listed(&self.ctx, object, (Head::default(), Some(stored)));
-                finish(&self.ctx, snapshot, outcome, Priority::Reconcile).await;
+                finish(&self.ctx, snapshot, outcome, Purpose::Reconcile).await;
             }
         }
         Ok(orphans)
@@ -335,13 +335,7 @@ fn object_of(record: &Record) -> OAuthConsumer {
             uid: Some(record.owner.uid.clone()),
             ..ObjectMeta::default()
         },
-        spec: OAuthConsumerSpec {
-            name: record.name.clone(),
-            secret_ref: SecretReference { name: String::new(), key: String::new() },
-            approved: None,
-            hold: None,
-            consumer_key: None,
-        },
+        spec: OAuthConsumerSpec::default(),
         status: None,
     }
 }

@@ -13,6 +13,7 @@ mod decisions;
 mod economy;
 mod edges;
 mod examples;
+mod fast_path;
 mod faults;
 mod feed;
 mod gateways;
