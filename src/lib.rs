@@ -1,6 +1,6 @@
 //! The operator for OAuth consumers, as a library: the programs in `src/bin` only wire it up.
 //!
-//! Dependencies point one way: [`consumer`] knows nobody; [`api`] and [`store`] know `consumer`; [`controller`] and
+//! Dependencies point one way: [`consumer`] depends on no other module; [`api`], [`store`] and [`telemetry`] know `consumer`; [`controller`] and
 //! [`signin`] know those, and each other not at all. [`listener`] knows none of them, and serves the ports of [`signin`] and
 //! [`telemetry`].
 

@@ -1,4 +1,5 @@
-//! The writes of a record that no object asks for. Each only closes it, or says the same in other words; `decide` does the rest.
+//! Writes of a record that no object asks for. Each closes the record, or stores another hash of the same secret; `decide` does the
+//! rest.
 
 use jiff::Timestamp;
 
@@ -7,8 +8,8 @@ use super::{Phc, Record, Revocation, SecretOutcome, State, Stored};
 // === impl Stored ===
 
 impl Stored {
-    /// Closed until a controller compares it with its object. What an edited row says is not carried on under a new checksum, and a
-    /// revocation in it begins anew.
+    /// Closed until a controller compares it with its object. The decision and the secret of an edited row are not carried on under a
+    /// new checksum. A revocation begins anew: a disapproval has to be seen again.
     #[must_use]
     pub fn out_of_scope(self) -> Record {
         let revocation = self.record.revocation.map(|revocation| Revocation { disapproved: false, ..revocation });

@@ -1,4 +1,4 @@
-//! What the tables of this folder begin with: jazz, whose Secret was read, in generation 3.
+//! Test data: the consumer jazz in generation 3, whose Secret was read.
 
 use jiff::Timestamp;
 

@@ -118,7 +118,7 @@ impl Phc {
         memory.compute(&argon2, candidate, salt).is_ok_and(|computed| computed == *expected)
     }
 
-    /// Whether a hash of this cost is more work than this one: more passes over more memory.
+    /// Whether a hash of this cost is more work than this one: memory times passes.
     #[must_use]
     pub fn costs_less_than(&self, cost: HashCost) -> bool {
         let work = |memory: u32, passes: u32| u64::from(memory) * u64::from(passes);

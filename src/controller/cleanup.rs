@@ -1,4 +1,4 @@
-//! What goes before an installation does: nothing, while there are consumers; or else their finalizers, so that none is stuck.
+//! Before an uninstall: refuse while there are consumers, or take their finalizers off, so that none is stuck.
 
 use std::time::{Duration, Instant};
 

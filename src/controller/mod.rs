@@ -225,8 +225,8 @@ impl Context {
 
     /// Why records should not be taken for orphans, although they lack an object: a list that shares nothing with the records, or is of
     /// another cluster, is more likely a mistake than the truth.
-    async fn doubt(&self, found: usize, missing: usize, limit: usize) -> Result<Option<&'static str>, Failure> {
-        if missing > limit && found == 0 {
+    async fn doubt(&self, with_object: usize, missing: usize, limit: usize) -> Result<Option<&'static str>, Failure> {
+        if missing > limit && with_object == 0 {
             return Ok(Some("no object at all has a record"));
         }
         let is_other_cluster = missing > 0 && !self.is_same_cluster().await?;

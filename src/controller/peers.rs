@@ -1,7 +1,7 @@
 //! The controllers of the store: which of them run, and whose records are whose.
 //!
-//! Each counts on in the store once in a period. Another one has ended when its count stood still in every read for three periods, the
-//! longer of its and ours. Reads are counted, not time: nothing is concluded while the store does not answer, and no clocks are compared.
+//! Each raises its counter in the store once in a period. Another one has ended when its counter stood still in every read for three
+//! periods, the longer of its and ours. Reads are counted, not time: nothing is concluded while the store does not answer, and no clocks are compared.
 //!
 //! That a controller has ended closes no record by itself. It decides which name a record gets, and whether a namespace that this
 //! installation no longer lists is still looked after by another of its processes.
@@ -132,7 +132,7 @@ impl Peers {
         open.into_iter().filter(|records| !is_attended(records)).collect()
     }
 
-    /// Whether another process of this installation runs and looks after the namespace; yes while that is not known.
+    /// Whether another process of the given installation runs and looks after the namespace; yes while that is not known.
     fn is_run_by_another(&self, installation: &str, namespace: &str) -> bool {
         let others = self.others.lock();
         let keeps = |peer: &Peer| {

@@ -16,10 +16,10 @@ use super::patch::{consumers, written_by};
 use crate::api::{DECIDED, DECIDED_BY, OAuthConsumer, OAuthConsumerSpec};
 use crate::consumer::{Failure, PolicyEnforced};
 
-/// Of a consumer name, what leaves room for more: 255 characters is the most.
+/// The part of a consumer name that is kept: a suffix has to fit into 255 characters.
 const LONGEST_STEM: usize = 240;
 
-/// Of an object's name, what leaves room for more: 253 characters is the most.
+/// The part of an object's name that is kept: a suffix has to fit into 253 characters.
 const LONGEST_NAME_STEM: usize = 200;
 
 /// Whether approvals need a proof to count.

@@ -40,7 +40,7 @@ pub(super) struct Scope {
     /// The objects as last seen.
     pub(super) objects: Store<OAuthConsumer>,
     secrets: Store<SecretMeta>,
-    /// Set once each cache has been filled. Not `Store::wait_until_ready`, which wakes one of several that wait.
+    /// Set once the objects were listed. Not `Store::wait_until_ready`, which wakes one of several that wait.
     objects_listed: SetOnce<()>,
     /// Set once the Secrets were listed, or could not be: what they hold is then asked for, one by one.
     secrets_tried: SetOnce<()>,
@@ -291,8 +291,7 @@ impl Feeds {
             match event {
                 Ok(event) => scope.on_secret(event),
                 Err(error) => {
-                    // As where the namespace, and with it our role in it, is on its way out: that must not keep everything else
-                    // waiting. What is not in the cache is asked for, and then that is refused, which changes nothing.
+                    // A namespace that is being deleted loses our role first: other namespaces do not wait for its Secrets.
                     let _ = scope.secrets_tried.set(());
                     if let Some(why) = refusal(&error) {
                         scope.set_secrets_refused(Some(why));

@@ -74,8 +74,7 @@ pub(super) async fn follow_deletions(
 
 struct Sweep {
     ctx: Arc<Context>,
-    /// Those inside the scopes, and those outside: each with a guard of its own, because other installations' records say nothing
-    /// of a list of this one's objects.
+    /// Inside and outside of the scopes. Each has a guard of its own: other installations' records must not weaken that of ours.
     orphans: [Orphans; 2],
     /// The records that no running controller looks after, last time.
     unattended: i64,
@@ -93,7 +92,7 @@ struct Orphans {
     absent: HashSet<String>,
     /// How many were not removed.
     left: i64,
-    /// Whether there were more than one sweep removes.
+    /// Whether the guard limited or stopped the removal.
     is_guarded: bool,
 }
 
@@ -152,7 +151,7 @@ impl Sweep {
         inside.and(outside)
     }
 
-    /// Of records in the scopes that no object in the caches has, those that no object has.
+    /// Keeps the records whose objects are missing from a complete list, too.
     async fn without_object(&self, mut records: Vec<Stored>) -> Result<Vec<Stored>, Failure> {
         if !records.is_empty() {
             let listed = self.ctx.scopes.list(&self.ctx.client).await?;
@@ -197,7 +196,7 @@ impl Sweep {
     async fn end_outside(&mut self, object: Arc<OAuthConsumer>) {
         if let Err(failure) = deny_anywhere(&self.ctx, object.clone()).await {
             let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-            warn!(namespace, name, cause = %failure, "a consumer of another scope that is over could not be ended");
+            warn!(namespace, name, cause = %failure, "the sign-in of a deleted or disapproved consumer outside the managed namespaces could not be ended; trying again");
             self.unfinished.push(object);
         }
     }

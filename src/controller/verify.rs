@@ -44,7 +44,7 @@ pub(super) async fn run(ctx: Arc<Context>, shutdown: CancellationToken) {
         let pause = verification.step().await.unwrap_or_else(|failure| {
             // Other parts say often enough that the store is down.
             debug!(cause = %failure, "the records were not compared with their objects; trying again");
-            // It may come back as another one, and say that it is the same.
+            // A restored store may come back with the epoch that it had.
             (verification.is_unsure, verification.wait) = (true, None);
             CHECK_PERIOD
         });
@@ -56,7 +56,7 @@ struct Verification {
     ctx: Arc<Context>,
     /// Where the feed stood when it was last asked.
     seen: Option<Head>,
-    /// The store may not be what it was, whatever it says: it stood further once, or did not answer for a moment.
+    /// Whether the store may have been restored without another epoch: at the start, when it went back, and when it did not answer.
     is_unsure: bool,
     /// The comparison that is under way.
     wait: Option<Wait>,
@@ -139,7 +139,7 @@ impl Verification {
     async fn close(&self, records: impl Iterator<Item = Stored>) -> Result<bool, Failure> {
         let mut are_closed = true;
         for stored in records {
-            // The other writer has looked at the object; what the record is now shows next time.
+            // The other writer has looked at the object. The next round reads what it wrote.
             let Some(Stored { record, .. }) = close_unseen(&self.ctx, stored).await? else {
                 are_closed = false;
                 continue;
@@ -198,7 +198,7 @@ impl Verification {
             }
             let Some(stored) = open.remove(&uid) else { continue };
             let snapshot = Snapshot::cached(ctx, scope, object, (Head::default(), Some(stored.clone())));
-            // A hash that is behind its Secret is none of this: that Secret was accepted once, and waits its turn.
+            // An outdated hash is no reason to close: its Secret was accepted once, and waits its turn.
             if deny(&snapshot.seen).is_some() && is_confirmed(ctx, snapshot).await {
                 wrong.push(stored);
             }
@@ -218,7 +218,7 @@ impl Verification {
     }
 }
 
-/// Whether a record that seems to be open wrongly is. What its object says was listed just now and counts. That its Secret is gone
+/// Checks again that a record must not allow sign-in. What its object says was listed just now and counts. That its Secret is gone
 /// is known from a cache only, so the Secret is asked for; one that cannot be asked for is not gone.
 async fn is_confirmed(ctx: &Context, cached: Snapshot) -> bool {
     if !cached.seen.object.as_ref().is_some_and(Object::allows_signin) {
