@@ -30,7 +30,7 @@ impl Purpose {
     }
 
     /// Whether the plan depends on the Secret. What ends sign-in must not depend on a Secret that cannot be read.
-    pub(super) fn needs_secret(self, object: &Object) -> bool {
+    fn needs_secret(self, object: &Object) -> bool {
         match self {
             Self::Reconcile => !object.deleting,
             Self::Deny => object.allows_signin(),
@@ -43,7 +43,7 @@ impl Purpose {
 pub(super) async fn execute(ctx: &Context, mut snapshot: Snapshot, purpose: Purpose) -> (Snapshot, Outcome) {
     let mut plan = purpose.plan(&snapshot.seen);
     if purpose == Purpose::DenyAnywhere || plan.as_ref().map_or(true, Plan::writes_record) {
-        snapshot = match snapshot.refreshed(ctx, purpose).await {
+        snapshot = match snapshot.refreshed(ctx, |object| purpose.needs_secret(object)).await {
             Ok(refreshed) => refreshed,
             Err(failure) => return snapshot.failed(failure),
         };

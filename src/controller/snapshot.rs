@@ -6,7 +6,6 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use tracing::warn;
 
-use super::execute::Purpose;
 use super::failure::{api, is_absent};
 use super::patch::{consumers, secrets};
 use super::scope::Scope;
@@ -52,7 +51,7 @@ impl Snapshot {
 
     /// From the API server, newer than the record at hand. For an object that has neither a record nor our finalizer, the cached object
     /// will do: the first write is a patch with its UID and resourceVersion, so its answer is as good.
-    pub(super) async fn refreshed(&self, ctx: &Context, purpose: Purpose) -> Result<Self, Failure> {
+    pub(super) async fn refreshed(&self, ctx: &Context, needs_secret: impl FnOnce(&Object) -> bool) -> Result<Self, Failure> {
         let is_patched_first = |object: &Object| !object.has_finalizer && !object.deleting && self.seen.record.is_none();
         let object = if self.seen.object.as_ref().is_some_and(is_patched_first) {
             Some(self.object.clone())
@@ -63,7 +62,7 @@ impl Snapshot {
         let Some(object) = object else { return Ok(Self::gone(ctx, self.object.clone(), found)) };
         let view = object.observed();
         let mut snapshot = Self::new(ctx, object, Some(view.clone()), SecretSeen::Unknown, found);
-        if purpose.needs_secret(&view) {
+        if needs_secret(&view) {
             let recorded = snapshot.seen.trusted().and_then(|record| record.phc());
             (snapshot.seen.secret, snapshot.seen.hash_is_known) = secret(ctx, &view, &snapshot.seen.owner.uid, recorded).await?;
         }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::Context;
-use super::execute::{Purpose, close_unseen};
+use super::execute::close_unseen;
 use super::snapshot::Snapshot;
 use crate::consumer::{Failure, Object, Plan, Stored, decide, deny};
 use crate::store::Head;
@@ -224,7 +224,7 @@ async fn is_confirmed(ctx: &Context, cached: Snapshot) -> bool {
     if !cached.seen.object.as_ref().is_some_and(Object::allows_signin) {
         return true;
     }
-    match cached.refreshed(ctx, Purpose::Reconcile).await {
+    match cached.refreshed(ctx, Object::allows_signin).await {
         Ok(refreshed) => deny(&refreshed.seen).is_some(),
         Err(cause) => {
             debug!(%cause, "a Secret could not be read; its consumer stays as it is");
