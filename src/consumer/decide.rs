@@ -48,9 +48,9 @@ pub enum PolicyEnforced {
 /// What has to be asked first. A snapshot of the caches knows neither a Secret's value nor whether the policy is enforced; for most
 /// objects neither is needed.
 pub fn decide(seen: &Observed) -> Result<Plan, Missing> {
-    let object = match ending(seen) {
-        Ok(plan) => return Ok(plan),
-        Err(object) => object,
+    let object = match wanted(seen) {
+        Wanted::Removal(plan) => return Ok(plan),
+        Wanted::Record(object) => object,
     };
     let enforced = Draft::new(seen, object, true);
     let draft = match seen.policy {
@@ -69,15 +69,20 @@ pub fn decide(seen: &Observed) -> Result<Plan, Missing> {
 /// The part of the plan that ends a sign-in, and needs neither a hash nor the Secret; none if there is none.
 #[must_use]
 pub fn deny(seen: &Observed) -> Option<Plan> {
-    let plan = match ending(seen) {
-        Ok(plan) => plan,
-        Err(object) => Plan::new([Draft::new(seen, object, seen.policy != PolicyEnforced::Absent).denial(seen)]),
+    let plan = match wanted(seen) {
+        Wanted::Removal(plan) => plan,
+        Wanted::Record(object) => Plan::new([Draft::new(seen, object, seen.policy != PolicyEnforced::Absent).denial(seen)]),
     };
     (!plan.effects.is_empty()).then_some(plan)
 }
 
-/// What is to be done where no record is to stay. Else the object that wants one.
-fn ending(seen: &Observed) -> Result<Plan, &Object> {
+/// Whether a record is wanted at all.
+enum Wanted<'a> {
+    Record(&'a Object),
+    Removal(Plan),
+}
+
+fn wanted(seen: &Observed) -> Wanted<'_> {
     let (removes, releases) = match &seen.object {
         None => (seen.live().is_some(), false),
         Some(object) if object.deleting => {
@@ -87,10 +92,10 @@ fn ending(seen: &Observed) -> Result<Plan, &Object> {
             (seen.live().is_some() || (object.has_finalizer && !is_removed), object.has_finalizer)
         }
         Some(object) if seen.has_foreign_key(object) => (seen.live().is_some(), false),
-        Some(object) => return Err(object),
+        Some(object) => return Wanted::Record(object),
     };
     let tombstone = if removes { seen.tombstone() } else { None };
-    Ok(Plan::new([tombstone.map(Effect::write), releases.then_some(Effect::RemoveFinalizer)]))
+    Wanted::Removal(Plan::new([tombstone.map(Effect::write), releases.then_some(Effect::RemoveFinalizer)]))
 }
 
 // === impl Plan ===
