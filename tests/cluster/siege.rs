@@ -247,15 +247,12 @@ fn hold_connections(pod: IpAddr, port: PodPort, open: &AtomicUsize, over: &Atomi
 fn others_sign_in_while_one_address_holds_all_it_can_get(check: &Check, key: &str, ports: &[(&str, PodPort)]) {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
-    let targets: Vec<_> =
-        ports.iter().flat_map(|(component, port)| pods(SYSTEM, component).into_iter().map(|pod| (pod, *port))).collect();
-    let targets: Vec<_> = targets
-        .into_iter()
-        .map(|(pod, port)| {
-            let address: IpAddr = get(SYSTEM, "pod", &pod)["status"]["podIP"].as_str().unwrap().parse().unwrap();
-            (address, port, AtomicUsize::new(0))
-        })
-        .collect();
+    let address = |pod: String| get(SYSTEM, "pod", &pod)["status"]["podIP"].as_str().unwrap().parse::<IpAddr>().unwrap();
+    let of_pods = |(component, port): &(&str, PodPort)| {
+        let port = *port;
+        pods(SYSTEM, component).into_iter().map(move |pod| (address(pod), port, AtomicUsize::new(0)))
+    };
+    let targets: Vec<_> = ports.iter().flat_map(of_pods).collect();
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let _ends = Ends(&over);

@@ -2,25 +2,29 @@
 
 use kube::ResourceExt;
 use oauthconsumer_operator::consumer::{Owner, SecretOutcome, SecretProblem};
-use oauthconsumer_operator::controller::{self, Settings};
+use oauthconsumer_operator::controller;
 use serde_json::json;
 
+use crate::installations::installation;
 use crate::support::{Cluster, FaultyStore, Operator, Records, TestStore, condition, eventually, is, on_both_stores};
 
 on_both_stores!(a_snapshot_older_than_the_record_is_no_restored_cluster, a_restore_that_is_seen_outside_the_scopes_is_reported,);
 
 const SECRET: &str = "a secret, long enough for all";
 
-fn installation<'a>(name: &'a str, of: &'a [&'a Cluster]) -> impl FnOnce(&mut Settings) + 'a {
-    move |settings: &mut Settings| {
-        settings.installation = name.into();
-        settings.namespaces = of.iter().map(|cluster| cluster.namespace.clone()).collect();
-    }
-}
-
 async fn owner(cluster: &Cluster, name: &str) -> Owner {
     let uid = cluster.get(name).await.uid().unwrap();
     Owner { cluster_id: controller::cluster_uid(&cluster.client).await.unwrap(), uid }
+}
+
+/// A controller for the first namespace alone, and the approved consumer `one` in the second, whose controller is gone.
+async fn left_behind(store: &TestStore) -> (Cluster, Cluster, Operator) {
+    let (kept, left) = (Cluster::new().await, Cluster::new().await);
+    let before = Operator::start_with(&kept, store.store.clone(), "admin", installation("before", &[&kept, &left])).await;
+    left.approved("one", SECRET).await;
+    before.stop().await;
+    let after = Operator::start_with(&kept, store.store.clone(), "admin", installation("after", &[&kept])).await;
+    (kept, left, after)
 }
 
 /// The fast path takes the object from the cache, then reads the record. Meanwhile a reconcile writes it in the next generation.
@@ -73,11 +77,7 @@ async fn a_restore_that_is_seen_outside_the_scopes_is_reported(store: TestStore)
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deletion_outside_the_scopes_that_cannot_be_recorded_says_so() {
     let store = TestStore::sqlite().await;
-    let (kept, left) = (&Cluster::new().await, &Cluster::new().await);
-    let before = Operator::start_with(kept, store.store.clone(), "admin", installation("before", &[kept, left])).await;
-    left.approved("one", SECRET).await;
-    before.stop().await;
-    let after = Operator::start_with(kept, store.store.clone(), "admin", installation("after", &[kept])).await;
+    let (_kept, left, after) = left_behind(&store).await;
     store.sql("CREATE TRIGGER full BEFORE UPDATE ON oauth_consumers BEGIN SELECT RAISE(ABORT, 'disk full'); END").await;
     left.delete("one").await;
     after.swept().await;
@@ -93,25 +93,21 @@ async fn a_deletion_outside_the_scopes_that_cannot_be_recorded_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_approval_outside_the_scopes_is_left_to_its_controller() {
     let store = TestStore::sqlite().await;
-    let (kept, left) = (&Cluster::new().await, &Cluster::new().await);
-    let before = Operator::start_with(kept, store.store.clone(), "admin", installation("before", &[kept, left])).await;
-    left.approved("one", SECRET).await;
-    before.stop().await;
-    let after = Operator::start_with(kept, store.store.clone(), "admin", installation("after", &[kept])).await;
+    let (_kept, left, after) = left_behind(&store).await;
     store
         .sql("CREATE TRIGGER full BEFORE UPDATE ON oauth_consumers WHEN NEW.state <> 'Approved' BEGIN SELECT RAISE(ABORT, 'disk full'); END")
         .await;
     left.edit("one", json!({ "hold": { "reason": "leaked" } })).await;
     after.swept().await;
     after.swept().await;
-    let stored = store.store.find(&owner(left, "one").await).await.unwrap();
+    let stored = store.store.find(&owner(&left, "one").await).await.unwrap();
     let mut record = stored.record;
     (record.secret, record.secret_source, record.secret_floor) = (SecretOutcome::Refused(SecretProblem::NotFound), None, 0);
     let version = store.store.replace(record, stored.version).await.unwrap().version;
     left.edit("one", json!({ "hold": null, "name": "Renamed" })).await;
     after.swept().await;
     after.swept().await;
-    let now = store.store.find(&owner(left, "one").await).await.unwrap();
+    let now = store.store.find(&owner(&left, "one").await).await.unwrap();
     let object = left.get("one").await;
     after.stop().await;
     assert_eq!(now.version, version, "{:?} {:?}", now.record, object.status);

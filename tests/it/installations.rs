@@ -21,7 +21,7 @@ on_both_stores!(
 
 const SECRET: &str = "a secret, long enough for all";
 
-fn installation<'a>(name: &'a str, of: &'a [&'a Cluster]) -> impl FnOnce(&mut Settings) + 'a {
+pub fn installation<'a>(name: &'a str, of: &'a [&'a Cluster]) -> impl FnOnce(&mut Settings) + 'a {
     move |settings: &mut Settings| {
         settings.installation = name.into();
         settings.namespaces = of.iter().map(|cluster| cluster.namespace.clone()).collect();
