@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # usage: dev/test.sh [ARG...]
 #
-# Every test; ARGs go to `cargo test`, as in `dev/test.sh sweep -- --nocapture`. With `--test it` among them only those that
-# need no pods are run. Those that do (tests/cluster) need root, for a one-node cluster; whoever is not root is told that they
-# are left out, and in CI that is a failure.
+# Every test; ARGs go to `cargo test`, as in `dev/test.sh sweep -- --nocapture`. With `--test it` or
+# `--test bounds` among them no pods are started. The tests that need pods (tests/cluster) need root, for a one-node cluster;
+# without root they are left out and the end of the output says so; in CI that is a failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,7 +15,7 @@ fi
 # Compiled first: a compile error then needs no servers, and what has to be downloaded may need a proxy that they unset.
 cargo test --locked --no-run
 servers=(dev/with-control-plane.sh dev/with-postgres.sh) left_out=''
-if [[ " $* " == *" --test it "* ]]; then
+if [[ " $* " == *" --test it "* || " $* " == *" --test bounds "* ]]; then
   :
 elif [ "$(id -u)" = 0 ]; then
   dev/image.sh
@@ -23,7 +23,7 @@ elif [ "$(id -u)" = 0 ]; then
 else
   left_out='the tests with real pods (tests/cluster) were left out: they need root'
   [ "${CI:-}" != true ] || { echo "test.sh: $left_out" >&2; exit 1; }
-  set -- --lib --bins --test it "$@"
+  set -- --lib --bins --test bounds --test it "$@"
 fi
 
 # A variable rather than an argument, so that ARGs can be any.

@@ -32,7 +32,6 @@ mod rights;
 mod secrets;
 mod signin;
 mod store;
-mod storms;
 mod support;
 mod sweep;
 mod tls;

@@ -2,14 +2,11 @@
 
 use std::time::Duration;
 
-use jiff::SignedDuration;
 use oauthconsumer_operator::consumer::{ConsumerKey, Owner, Record, Revocation, SecretOutcome, SecretProblem, State};
-use oauthconsumer_operator::store::{
-    self, Access, ConsumerStore, Controller, Epoch, Head, KeepTombstones, OpenError, Replaces, RevokeError, StoreError,
-};
+use oauthconsumer_operator::store::{self, Access, Controller, Epoch, Head, OpenError, Replaces, RevokeError, StoreError};
 use sqlx::{Connection, PgConnection};
 
-use crate::support::{Proxy, Records, TestStore, eventually, now, on_both_stores, record};
+use crate::support::{Proxy, Records, TestStore, bury, eventually, keep, now, on_both_stores, record};
 
 on_both_stores!(
     a_record_comes_back_as_it_was_written,
@@ -29,7 +26,6 @@ on_both_stores!(
     no_more_tombstones_are_kept_than_a_tenant_may_fill,
     an_insert_that_slept_through_a_tombstone_is_refused,
     controllers_check_in_and_out,
-    decisions_do_not_wait_for_a_pile_of_tombstones,
     a_statement_for_many_rows_comes_to_its_end,
     open_records_are_counted_by_whom_they_name,
 );
@@ -114,17 +110,6 @@ async fn of_many_writers_one_wins(store: TestStore) {
 }
 
 /// A record that was removed so many hours ago.
-async fn bury(store: &dyn ConsumerStore, record: Record, hours: i64) {
-    let written = store.insert(record).await.unwrap();
-    let then = now() - SignedDuration::from_hours(hours);
-    store.write(written.record.removed(), Replaces::Version(written.version), then).await.unwrap();
-}
-
-fn keep(at_most: u32, batch: u32) -> KeepTombstones {
-    let since = |hours| now() - SignedDuration::from_hours(hours);
-    KeepTombstones { reserved_since: since(24 * 90), others_since: since(1), at_most, batch }
-}
-
 async fn tombstones_are_kept_and_then_dropped(store: TestStore) {
     let store = store.store;
     let brought = |uid: &str| Record { consumer_key: ConsumerKey::parse(&format!("legacy.{uid}")).unwrap(), ..record(uid) };
@@ -500,65 +485,9 @@ async fn a_sqlite_file_begins_a_new_epoch_with_each_controller() {
     drop(folder);
 }
 
-/// Writes so many tombstones behind the operator's back, removed two hours ago.
-async fn seed_tombstones(store: &TestStore, count: u32) {
-    bury(&*store.store, record("seed"), 2).await;
-    let others = "cluster_id, installation, namespace, object, name, generation, state, secret_problem, secret_floor, reserved, \
-                  updated_at, version, checksum";
-    let numbers = if store.url.starts_with("sqlite") {
-        format!("(WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count}) SELECT i FROM n)")
-    } else {
-        format!("(SELECT generate_series(1, {count}) AS i)")
-    };
-    store
-        .sql(&format!(
-            "INSERT INTO oauth_consumers (consumer_key, uid, {others}) \
-             SELECT 'seeded-' || i, 'seeded-' || i, {others} FROM oauth_consumers, {numbers} AS numbers WHERE uid = 'seed'"
-        ))
-        .await;
-}
-
-async fn decisions_do_not_wait_for_a_pile_of_tombstones(store: TestStore) {
-    const COUNT: u32 = 50_000;
-    seed_tombstones(&store, COUNT).await;
-    let decided = store.store.insert(record("decided")).await.unwrap();
-    let dropping = async {
-        let mut dropped = 0;
-        loop {
-            let batch = store.store.drop_tombstones("cluster", &keep(COUNT * 2, 500)).await.unwrap();
-            dropped += batch;
-            if batch < 500 {
-                return dropped;
-            }
-        }
-    };
-    let over = tokio_util::sync::CancellationToken::new();
-    let deciding = async {
-        let (mut decisions, mut version) = (0, decided.version);
-        while !over.is_cancelled() {
-            let begun = std::time::Instant::now();
-            version = store.store.replace(record("decided"), version).await.unwrap().version;
-            // What is promised of a disapproval, of which this is a part.
-            assert!(begun.elapsed() < Duration::from_secs(2), "a decision waited {:?}", begun.elapsed());
-            decisions += 1;
-        }
-        decisions
-    };
-    let (dropped, decisions) = tokio::join!(
-        async {
-            let dropped = dropping.await;
-            over.cancel();
-            dropped
-        },
-        deciding
-    );
-    assert_eq!(dropped, COUNT as usize + 1);
-    assert!(decisions > 10, "{decisions}");
-}
-
 async fn a_statement_for_many_rows_comes_to_its_end(store: TestStore) {
     const COUNT: u32 = 50_000;
-    seed_tombstones(&store, COUNT).await;
+    store.seed_tombstones(COUNT).await;
     let head = store.store.head().await.unwrap().sequence;
     assert_eq!(head, i64::from(COUNT) + 2, "each row is a change of its own");
     let last = store.text("SELECT CAST(MAX(sequence) AS TEXT) FROM oauth_consumers").await;

@@ -18,7 +18,7 @@ pub use companion::Companion;
 pub use operator::Operator;
 pub use program::Program;
 pub use proxy::Proxy;
-pub use records::{CHEAP, Records, approved, now, put, record, with_cost};
+pub use records::{CHEAP, Records, approved, bury, keep, now, put, record, with_cost};
 pub use stores::{FaultyStore, Gate, TestStore};
 
 /// Runs a test once on SQLite and once on PostgreSQL.

@@ -1,10 +1,10 @@
 //! Records of a test's own making.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use oauthconsumer_operator::consumer::{
     ConsumerKey, Decision, HashCost, HashMemory, Owner, Phc, Record, SecretOutcome, SecretSource, SecretValue, State, Stored,
 };
-use oauthconsumer_operator::store::{ConsumerStore, Replaces, StoreError};
+use oauthconsumer_operator::store::{ConsumerStore, KeepTombstones, Replaces, StoreError};
 
 /// As cheap as argon2 allows: 32 KiB, about 50 µs.
 pub const CHEAP: HashCost = HashCost { memory: 32, passes: 1, lanes: 1 };
@@ -79,6 +79,19 @@ impl<S: ConsumerStore + ?Sized> Records for S {
 pub async fn put(store: &dyn ConsumerStore, record: Record) {
     let (head, before) = store.by_owner(&record.owner).await.unwrap();
     store.write(record, Replaces::what_was_read(before.as_ref(), &head), now()).await.unwrap();
+}
+
+/// Writes a record, and then that it was removed so many hours ago.
+pub async fn bury(store: &dyn ConsumerStore, record: Record, hours: i64) {
+    let written = store.insert(record).await.unwrap();
+    let then = now() - SignedDuration::from_hours(hours);
+    store.write(written.record.removed(), Replaces::Version(written.version), then).await.unwrap();
+}
+
+/// Which tombstones are kept: those of brought keys for 90 days, others for an hour.
+pub fn keep(at_most: u32, batch: u32) -> KeepTombstones {
+    let since = |hours| now() - SignedDuration::from_hours(hours);
+    KeepTombstones { reserved_since: since(24 * 90), others_since: since(1), at_most, batch }
 }
 
 /// Any time.

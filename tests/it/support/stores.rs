@@ -17,7 +17,7 @@ use tempfile::{NamedTempFile, TempDir};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::records::{approved, put};
+use super::records::{approved, bury, put, record};
 
 /// An empty store of the test's own.
 pub struct TestStore {
@@ -157,6 +157,23 @@ impl TestStore {
             let mut connection = PgConnection::connect(&self.url).await.unwrap();
             sqlx::query_scalar(query).fetch_optional(&mut connection).await.unwrap()
         }
+    }
+
+    /// Writes so many tombstones behind the operator's back, removed two hours ago.
+    pub async fn seed_tombstones(&self, count: u32) {
+        bury(&*self.store, record("seed"), 2).await;
+        let others = "cluster_id, installation, namespace, object, name, generation, state, secret_problem, secret_floor, reserved, \
+                      updated_at, version, checksum";
+        let numbers = if self.url.starts_with("sqlite") {
+            format!("(WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count}) SELECT i FROM n)")
+        } else {
+            format!("(SELECT generate_series(1, {count}) AS i)")
+        };
+        self.sql(&format!(
+            "INSERT INTO oauth_consumers (consumer_key, uid, {others}) \
+                 SELECT 'seeded-' || i, 'seeded-' || i, {others} FROM oauth_consumers, {numbers} AS numbers WHERE uid = 'seed'"
+        ))
+        .await;
     }
 }
 

@@ -1,4 +1,12 @@
-//! What the others notice of a storm: their disapprovals count in time, and a pause of the database heals by itself.
+//! What is promised in seconds, while others make trouble: a disapproval counts in time.
+//!
+//! A program of its own, so that no other test takes the processor meanwhile; and one test at a time has all of it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails may fail loudly")]
+
+#[path = "../it/support/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "what the tests beside this one need too")]
+mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,10 +17,12 @@ use futures::future::join_all;
 use oauthconsumer_operator::controller::Settings;
 use oauthconsumer_operator::store::{self, Access};
 use serde_json::json;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
-use crate::support::{Check, Cluster, Operator, Proxy, TestStore, eventually, is, on_both_stores};
+use crate::support::{Check, Cluster, Operator, Proxy, Records, TestStore, eventually, is, keep, on_both_stores, record};
 
-on_both_stores!(a_disapproval_counts_in_time_while_another_namespace_is_emptied);
+on_both_stores!(a_disapproval_counts_in_time_while_another_namespace_is_emptied, decisions_do_not_wait_for_a_pile_of_tombstones);
 
 const SECRET: &str = "a secret, long enough for all";
 
@@ -21,6 +31,8 @@ const BOUND: Duration = Duration::from_secs(2);
 
 /// Consumers that are deleted at once.
 const STORM: usize = 300;
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
 /// Disapproves while sign-ins are asked for all the time. Answers how long after the API server's answer the last yes came.
 async fn last_yes(cluster: &Cluster, check: &Check, key: &str) -> Duration {
@@ -52,6 +64,7 @@ async fn last_yes(cluster: &Cluster, check: &Check, key: &str) -> Duration {
 }
 
 async fn a_disapproval_counts_in_time_while_another_namespace_is_emptied(store: TestStore) {
+    let _alone = ONE_AT_A_TIME.lock().await;
     let (cluster, stormy) = (Cluster::new().await, Cluster::new().await);
     let both = |settings: &mut Settings| settings.namespaces = vec![cluster.namespace.clone(), stormy.namespace.clone()];
     let operator = Operator::start_with(&cluster, store.store.clone(), "admin", both).await;
@@ -81,8 +94,47 @@ async fn a_disapproval_counts_in_time_while_another_namespace_is_emptied(store: 
     operator.stop().await;
 }
 
+async fn decisions_do_not_wait_for_a_pile_of_tombstones(store: TestStore) {
+    const COUNT: u32 = 50_000;
+    let _alone = ONE_AT_A_TIME.lock().await;
+    store.seed_tombstones(COUNT).await;
+    let decided = store.store.insert(record("decided")).await.unwrap();
+    let dropping = async {
+        let mut dropped = 0;
+        loop {
+            let batch = store.store.drop_tombstones("cluster", &keep(COUNT * 2, 500)).await.unwrap();
+            dropped += batch;
+            if batch < 500 {
+                return dropped;
+            }
+        }
+    };
+    let over = CancellationToken::new();
+    let deciding = async {
+        let (mut decisions, mut version) = (0, decided.version);
+        while !over.is_cancelled() {
+            let begun = Instant::now();
+            version = store.store.replace(record("decided"), version).await.unwrap().version;
+            assert!(begun.elapsed() < BOUND, "a decision waited {:?}", begun.elapsed());
+            decisions += 1;
+        }
+        decisions
+    };
+    let (dropped, decisions) = tokio::join!(
+        async {
+            let dropped = dropping.await;
+            over.cancel();
+            dropped
+        },
+        deciding
+    );
+    assert_eq!(dropped, COUNT as usize + 1);
+    assert!(decisions > 10, "{decisions}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_of_the_database_heals_by_itself() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     let (cluster, database) = (Cluster::new().await, TestStore::postgres().await);
     let proxy = Proxy::before(&database.url).await;
     let operator = Operator::start(&cluster, store::open(&proxy.url, Access::Controller).await.unwrap()).await;
