@@ -20,7 +20,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use oauthconsumer_operator::consumer::{
-    ConsumerKey, Decision, HashCost, HashMemory, Owner, Phc, Record, SecretOutcome, SecretSource, SecretValue, State,
+    ConsumerKey, Decision, HashCost, HashMemory, Owner, Phc, Profile, Record, SecretOutcome, SecretSource, SecretValue, State,
 };
 
 pub const SECRET: &str = "a secret of a benchmark, long enough";
@@ -34,7 +34,7 @@ pub fn record(uid: &str, phc: &Phc) -> Record {
         installation: "default".into(),
         namespace: "team-a".into(),
         object: uid.into(),
-        name: format!("The consumer {uid}"),
+        profile: Profile { name: format!("The consumer {uid}") },
         generation: 1,
         state: State::Approved,
         decision: Some(Decision { approved: true, by: None, at, generation: 1 }),

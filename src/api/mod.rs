@@ -13,7 +13,7 @@ pub use status::{render, same_but_for_times};
 
 use kube::ResourceExt;
 
-use crate::consumer::{ConsumerKey, Object, Published, SecretRef};
+use crate::consumer::{ConsumerKey, Object, Profile, Published, SecretRef};
 
 /// The finalizer that keeps an object until its record is removed.
 pub const FINALIZER: &str = "oauthconsumers.dev/record";
@@ -43,7 +43,7 @@ impl OAuthConsumer {
             deleting: metadata.deletion_timestamp.is_some(),
             has_finalizer: !ours.is_empty(),
             other_finalizers,
-            consumer_name: spec.name.clone(),
+            profile: Profile { name: spec.name.clone() },
             secret_ref: SecretRef { name: spec.secret_ref.name.clone(), key: spec.secret_ref.key.clone() },
             approved: spec.approved,
             decided_by: self.decided_by(),

@@ -129,7 +129,7 @@ impl Effect {
 mod tests {
     use super::*;
     use crate::consumer::fixture::{approved, object, recorded, seen, source};
-    use crate::consumer::{Phc, Published, SecretOutcome, SecretProblem, SecretSeen, Stored};
+    use crate::consumer::{Phc, Profile, Published, SecretOutcome, SecretProblem, SecretSeen, Stored};
 
     fn told(plan: &Plan) -> String {
         let words = plan.effects.iter().map(|effect| match effect {
@@ -181,14 +181,14 @@ mod tests {
                 "write",
             ),
             ("as recorded", with(|_| ()), Some(approved()), unread(), "", ""),
-            ("renamed", with(|object| object.consumer_name = "Blues".into()), Some(approved()), unread(), "write", ""),
+            ("renamed", with(|object| object.profile.name = "Blues".into()), Some(approved()), unread(), "write", ""),
             ("disapproved", with(|object| object.approved = Some(false)), Some(approved()), unread(), "write", "write"),
             ("withdrawn", with(|object| object.approved = None), Some(approved()), SecretSeen::Unknown, "write", "write"),
             ("held", with(|object| object.hold = Some("leaked".into())), Some(approved()), unread(), "write", "write"),
             ("its Secret is gone", with(|_| ()), Some(approved()), SecretSeen::Missing, "write", "write"),
             (
                 "renamed, and still without a Secret",
-                with(|object| object.consumer_name = "Blues".into()),
+                with(|object| object.profile.name = "Blues".into()),
                 Some(refused()),
                 SecretSeen::Unknown,
                 "write",
@@ -209,7 +209,7 @@ mod tests {
     fn the_policy_is_asked_about_where_it_makes_a_difference() {
         let held = Object { hold: Some("leaked".into()), ..object() };
         let undecided = Object { approved: None, ..object() };
-        let renamed = Object { generation: 4, consumer_name: "Blues".into(), ..object() };
+        let renamed = Object { generation: 4, profile: Profile { name: "Blues".into() }, ..object() };
         for (what, object, record, is_asked) in [
             ("a new approval", object(), None, true),
             ("one that is open in this generation", object(), Some(approved()), false),

@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 
 use super::{
-    Effect, Object, Observed, Owner, Phc, PolicyEnforced, Published, Record, Revocation, SecretLimits, SecretRef, SecretSeen,
-    SecretSource, SecretValue, State, Stored, decide,
+    Effect, Object, Observed, Owner, Phc, PolicyEnforced, Profile, Published, Record, Revocation, SecretLimits, SecretRef,
+    SecretSeen, SecretSource, SecretValue, State, Stored, decide,
 };
 
 pub(super) fn object() -> Object {
@@ -15,7 +15,7 @@ pub(super) fn object() -> Object {
         deleting: false,
         has_finalizer: true,
         other_finalizers: Vec::new(),
-        consumer_name: "Jazz".into(),
+        profile: Profile { name: "Jazz".into() },
         secret_ref: SecretRef { name: "jazz-oauth".into(), key: "consumerSecret".into() },
         approved: Some(true),
         decided_by: Some("alice".into()),

@@ -30,5 +30,5 @@ pub use key::{ConsumerKey, InvalidKey};
 pub use observed::{Object, Observed, Published, SecretRef, SecretSeen};
 pub use phc::{HashCost, HashMemory, Phc, PhcError};
 pub use reason::{EventReason, Reason};
-pub use record::{Decision, Owner, Record, Revocation, SecretOutcome, SecretSource, State, Stored};
+pub use record::{Decision, Owner, Profile, Record, Revocation, SecretOutcome, SecretSource, State, Stored};
 pub use secret::{Fingerprint, FingerprintKey, SecretLimits, SecretProblem, SecretValue};

@@ -2,7 +2,9 @@
 
 use jiff::Timestamp;
 
-use super::{ConsumerKey, Owner, PolicyEnforced, Record, SecretLimits, SecretProblem, SecretSource, SecretValue, State, Stored};
+use super::{
+    ConsumerKey, Owner, PolicyEnforced, Profile, Record, SecretLimits, SecretProblem, SecretSource, SecretValue, State, Stored,
+};
 
 /// Everything a decision rests on. Two controllers that observe the same decide the same.
 #[derive(Clone)]
@@ -34,7 +36,7 @@ pub struct Object {
     pub deleting: bool,
     pub has_finalizer: bool,
     pub other_finalizers: Vec<String>,
-    pub consumer_name: String,
+    pub profile: Profile,
     pub secret_ref: SecretRef,
     pub approved: Option<bool>,
     /// Who decided that, in the words of the API server's stamp.

@@ -64,6 +64,13 @@ pub struct SecretSource {
     pub resource_version: String,
 }
 
+/// What an object says about its consumer that decides nothing: the record repeats it word for word.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Profile {
+    /// What people see.
+    pub name: String,
+}
+
 /// What came of looking at the Secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SecretOutcome {
@@ -83,7 +90,8 @@ pub struct Record {
     pub installation: String,
     pub namespace: String,
     pub object: String,
-    pub name: String,
+    #[serde(flatten)]
+    pub profile: Profile,
     /// The generation this record rests on.
     pub generation: i64,
     pub state: State,
@@ -127,7 +135,7 @@ impl Record {
             installation: seen.installation.clone(),
             namespace: object.namespace.clone(),
             object: object.name.clone(),
-            name: object.consumer_name.clone(),
+            profile: object.profile.clone(),
             generation: object.generation,
             state: State::AwaitingApproval,
             decision: None,

@@ -324,7 +324,7 @@ impl Consumer {
     /// None for what no header can say. The schema admits no such thing; half an answer would be worse than none.
     fn of(record: &Record) -> Option<Self> {
         // Names are any text; keys and namespaces are plain ASCII already.
-        let name = utf8_percent_encode(&record.name, NON_ALPHANUMERIC).to_string();
+        let name = utf8_percent_encode(&record.profile.name, NON_ALPHANUMERIC).to_string();
         Some(Self {
             key: HeaderValue::from_str(record.consumer_key.as_str()).ok()?,
             name: HeaderValue::from_str(&name).ok()?,

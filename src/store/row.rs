@@ -11,7 +11,7 @@ use tracing::error;
 
 use super::{Change, Controller, Epoch, Head, OpenRecords};
 use crate::consumer::{
-    ConsumerKey, Decision, Owner, Phc, Record, Revocation, SecretOutcome, SecretProblem, SecretSource, State, Stored,
+    ConsumerKey, Decision, Owner, Phc, Profile, Record, Revocation, SecretOutcome, SecretProblem, SecretSource, State, Stored,
 };
 
 /// A statement with what is bound to it.
@@ -66,7 +66,7 @@ columns! {
         installation: String = record.installation.clone() => installation: installation;
         namespace: String = record.namespace.clone() => namespace: namespace;
         object: String = record.object.clone() => object: object;
-        name: String = record.name.clone() => name: name;
+        name: String = record.profile.name.clone() => profile: Profile { name };
         generation: i64 = record.generation => generation: generation;
         state: String = record.state.to_string() => state: state.parse().unwrap_or(State::Disapproved);
         unproved_generation: Option<i64> = record.unproved_approval => unproved_approval: unproved_generation;

@@ -9,8 +9,8 @@ use std::sync::LazyLock;
 use jiff::Timestamp;
 use oauthconsumer_operator::consumer::{
     Committed, ConditionStatus, ConsumerKey, Effect, EventReason, Failure, Missing, Object, Observed, Outcome, Owner, Phc, Plan,
-    PolicyEnforced, Published, Reason, Record, Requeue, Revocation, SecretLimits, SecretOutcome, SecretProblem, SecretRef,
-    SecretSeen, SecretSource, SecretValue, State, Stored, conclude, decide, deny,
+    PolicyEnforced, Profile, Published, Reason, Record, Requeue, Revocation, SecretLimits, SecretOutcome, SecretProblem,
+    SecretRef, SecretSeen, SecretSource, SecretValue, State, Stored, conclude, decide, deny,
 };
 
 const CLUSTER: &str = "cluster";
@@ -37,7 +37,7 @@ pub fn object() -> Object {
         deleting: false,
         has_finalizer: true,
         other_finalizers: Vec::new(),
-        consumer_name: "Jazz".into(),
+        profile: Profile { name: "Jazz".into() },
         secret_ref: SecretRef { name: "jazz-oauth".into(), key: "consumerSecret".into() },
         approved: None,
         decided_by: None,
@@ -158,7 +158,7 @@ fn record(object: &Object, state: State) -> Record {
         installation: "default".into(),
         namespace: object.namespace.clone(),
         object: object.name.clone(),
-        name: object.consumer_name.clone(),
+        profile: object.profile.clone(),
         generation: object.generation,
         state,
         decision: None,
@@ -218,7 +218,7 @@ fn other_worlds() -> Vec<World> {
             world
         };
         worlds.push(with(|object| object.decided_by = Some("alice".into())));
-        worlds.push(with(|object| object.consumer_name = "Renamed".into()));
+        worlds.push(with(|object| object.profile.name = "Renamed".into()));
         worlds.push(World { guarded: false, ..world });
     }
     worlds
@@ -276,8 +276,8 @@ fn the_end_state_does_not_depend_on_the_way() {
         let (scratch, _) = World { record: None, ..before.clone() }.settle();
         let (reached, scratch) = (after.live().unwrap(), scratch.live().unwrap());
         assert_eq!(
-            (&reached.consumer_key, &reached.name, reached.generation),
-            (&scratch.consumer_key, &scratch.name, scratch.generation)
+            (&reached.consumer_key, &reached.profile, reached.generation),
+            (&scratch.consumer_key, &scratch.profile, scratch.generation)
         );
         assert_eq!(
             (&reached.secret, &reached.secret_source, &reached.hold),
@@ -383,7 +383,7 @@ fn what_changes_about_an_approved_consumer_is_guarded_too() {
         edit(&mut world, change);
         world.settle().0.live().unwrap().clone()
     };
-    assert!(then(|object| object.consumer_name = "Another".into()).unproved_approval.is_some());
+    assert!(then(|object| object.profile.name = "Another".into()).unproved_approval.is_some());
     assert!(then(|object| object.secret_ref.name = "another".into()).unproved_approval.is_some());
     assert_eq!(then(|object| object.hold = Some("leaked".into())).state, State::OnHold);
     // No decision, so no new generation: whatever the annotation says then was put there past the policies.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use futures::future::join_all;
-use oauthconsumer_operator::consumer::{HashCost, Record, State};
+use oauthconsumer_operator::consumer::{HashCost, Profile, Record, State};
 use oauthconsumer_operator::hashing::HashPool;
 use oauthconsumer_operator::signin::Settings;
 
@@ -70,7 +70,7 @@ async fn a_known_secret_outlives_a_rename_and_not_a_rotation(store: TestStore) {
     assert!(check.admits(&key, SECRET).await);
 
     let before = store.store.find(&approved("jazz", SECRET).owner).await.unwrap();
-    put(&*store.store, Record { name: "Renamed".into(), generation: 4, ..before.record }).await;
+    put(&*store.store, Record { profile: Profile { name: "Renamed".into() }, generation: 4, ..before.record }).await;
     eventually("the new name is seen", || async {
         let answer = check.ask(&[("authorization", crate::support::basic(&key, SECRET).as_bytes())]).await;
         assert_eq!(answer.status, StatusCode::OK);

@@ -221,7 +221,7 @@ pub fn revoke(options: &RevokeOptions) -> Outcome {
         let store = store::open(&options.store.url()?, Access::SignIn).await?;
         let record = store::revoke(&*store, &options.key, &options.reason).await?;
         let (namespace, object) = (&record.namespace, &record.object);
-        println!("revoked {}: {} ({namespace}/{object})", options.key, record.name);
+        println!("revoked {}: {} ({namespace}/{object})", options.key, record.profile.name);
         println!("Sign-in is refused within a second. To allow it again, once the cause is mended:");
         println!("  kubectl -n {namespace} wait --timeout=2m --for=jsonpath='{{.status.state}}'=Revoked oauthconsumer/{object}");
         for approved in [false, true] {

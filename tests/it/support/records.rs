@@ -2,7 +2,8 @@
 
 use jiff::{SignedDuration, Timestamp};
 use oauthconsumer_operator::consumer::{
-    ConsumerKey, Decision, HashCost, HashMemory, Owner, Phc, Record, SecretOutcome, SecretSource, SecretValue, State, Stored,
+    ConsumerKey, Decision, HashCost, HashMemory, Owner, Phc, Profile, Record, SecretOutcome, SecretSource, SecretValue, State,
+    Stored,
 };
 use oauthconsumer_operator::store::{ConsumerStore, KeepTombstones, Replaces, StoreError};
 
@@ -17,7 +18,7 @@ pub fn record(uid: &str) -> Record {
         installation: "default".into(),
         namespace: "team-a".into(),
         object: "jazz".into(),
-        name: "Jazz Team Server ü \u{1F3B7}".into(),
+        profile: Profile { name: "Jazz Team Server ü \u{1F3B7}".into() },
         generation: 3,
         state: State::Approved,
         decision: Some(Decision { approved: true, by: Some("alice".into()), at: now(), generation: 2 }),
