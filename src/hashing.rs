@@ -81,13 +81,11 @@ impl HashPool {
     }
 
     /// Computations at once.
-    #[must_use]
     pub fn threads(&self) -> usize {
         self.threads.current_num_threads()
     }
 
     /// What its hashes cost.
-    #[must_use]
     pub fn cost(&self) -> HashCost {
         self.cost
     }
@@ -117,13 +115,11 @@ impl HashPool {
 // === impl KnownHash ===
 
 impl KnownHash {
-    #[must_use]
     pub fn phc(&self) -> &Phc {
         &self.phc
     }
 
     /// Whether this secret is known to fit.
-    #[must_use]
     pub fn is_known_to_fit(&self, secret: Fingerprint) -> bool {
         self.fits.get() == Some(&secret)
     }

@@ -31,7 +31,6 @@ const LONGEST_USER: usize = 1024;
 
 impl OAuthConsumer {
     /// The object in the words of the domain.
-    #[must_use]
     pub fn observed(&self) -> Object {
         let (metadata, spec) = (&self.metadata, &self.spec);
         let (ours, other_finalizers): (Vec<_>, Vec<_>) =

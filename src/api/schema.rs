@@ -51,7 +51,6 @@ pub(super) fn date_time(_: &mut SchemaGenerator) -> Schema {
 }
 
 /// The `CustomResourceDefinition`, as `oauthconsumer-operator crd` prints it and `crds/oauthconsumers.yaml` holds it.
-#[must_use]
 pub fn crd() -> CustomResourceDefinition {
     let mut crd = OAuthConsumer::crd();
     let schemas = crd.spec.versions.iter_mut().filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut());

@@ -8,7 +8,6 @@ use crate::consumer::{Committed, ConditionState, Published, StatusUpdate};
 
 /// The status to publish. What the update says nothing of stays as it was; `lastTransitionTime` moves only
 /// when a condition's status does.
-#[must_use]
 pub fn render(old: &OAuthConsumerStatus, update: &StatusUpdate, generation: i64, now: Timestamp) -> OAuthConsumerStatus {
     let mut new = OAuthConsumerStatus { observed_generation: Some(generation), conditions: Vec::new(), ..old.clone() };
     match &update.committed {
@@ -66,7 +65,6 @@ impl From<&OAuthConsumerStatus> for Published {
 }
 
 /// Whether two statuses say the same, whenever they said it first. The order of conditions means nothing.
-#[must_use]
 pub fn same_but_for_times(a: &OAuthConsumerStatus, b: &OAuthConsumerStatus) -> bool {
     let timeless = |status: &OAuthConsumerStatus| {
         let mut status = status.clone();

@@ -33,7 +33,6 @@ pub struct EventDraft {
 }
 
 /// Concludes from what was seen and what happened.
-#[must_use]
 pub fn conclude(seen: &Observed, outcome: &Outcome) -> Conclusion {
     Conclusion {
         status: seen.object.as_ref().and_then(|object| status(seen, object, outcome)),
@@ -168,7 +167,6 @@ fn unusable(seen: &Observed, problem: SecretProblem) -> String {
 
 impl EventDraft {
     /// Whether the event is a warning rather than news.
-    #[must_use]
     pub fn is_warning(&self) -> bool {
         matches!(
             self.reason,

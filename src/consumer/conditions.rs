@@ -175,7 +175,6 @@ impl StatusUpdate {
     }
 
     /// The same, from a controller that does not read the Secret: it says what it has ended, and nothing of the rest.
-    #[must_use]
     pub fn without_secret(self) -> Self {
         let message = "sign-in is ended; the controller that manages this namespace has still to read the Secret";
         Self {

@@ -67,7 +67,6 @@ pub fn decide(seen: &Observed) -> Result<Plan, Missing> {
 }
 
 /// The part of the plan that ends a sign-in, and needs neither a hash nor the Secret; none if there is none.
-#[must_use]
 pub fn deny(seen: &Observed) -> Option<Plan> {
     let plan = match wanted(seen) {
         Wanted::Removal(plan) => plan,
@@ -106,12 +105,10 @@ impl Plan {
     }
 
     /// Whether the record is written, which takes a refreshed snapshot.
-    #[must_use]
     pub fn writes_record(&self) -> bool {
         self.effects.iter().any(|effect| matches!(effect, Effect::WriteRecord(_) | Effect::HashAndWriteRecord(_)))
     }
 
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.effects.is_empty()
     }

@@ -39,12 +39,10 @@ pub struct Unhashed {
 // === impl Unhashed ===
 
 impl Unhashed {
-    #[must_use]
     pub fn key(&self) -> &ConsumerKey {
         &self.record.consumer_key
     }
 
-    #[must_use]
     pub fn with_hash(self, phc: Phc) -> Record {
         Record { secret: SecretOutcome::Accepted(phc), ..self.record }
     }

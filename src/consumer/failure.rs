@@ -56,7 +56,6 @@ pub struct Handling {
 // === impl Failure ===
 
 impl Failure {
-    #[must_use]
     pub fn handling(&self) -> Handling {
         use ConditionStatus::{False, Unknown};
         use Requeue::{AtChange, Backoff};

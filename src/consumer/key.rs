@@ -23,7 +23,6 @@ pub struct InvalidKey;
 
 impl ConsumerKey {
     /// The key of the object with this UID in this cluster.
-    #[must_use]
     pub fn derive(cluster_id: &str, uid: &str) -> Self {
         let namespace = Uuid::new_v5(&Uuid::NAMESPACE_DNS, b"oauthconsumers.dev");
         Self(Uuid::new_v5(&namespace, format!("{cluster_id}/{uid}").as_bytes()).to_string())
@@ -38,7 +37,6 @@ impl ConsumerKey {
         if (8..=128).contains(&text.len()) && text.bytes().all(unreserved) { Ok(Self(text.to_owned())) } else { Err(InvalidKey) }
     }
 
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -77,7 +77,6 @@ pub enum SecretSeen {
 
 impl Object {
     /// Whether the object asks for sign-in to be possible.
-    #[must_use]
     pub fn allows_signin(&self) -> bool {
         self.approved == Some(true) && self.hold.is_none() && !self.deleting
     }
@@ -87,26 +86,22 @@ impl Object {
 
 impl Observed {
     /// The record, if it is not a tombstone.
-    #[must_use]
     pub fn live(&self) -> Option<&Stored> {
         self.record.as_ref().filter(|stored| !stored.record.is_removed())
     }
 
     /// The record, if decision and hash in it prove something: it is no tombstone, and no edited row.
-    #[must_use]
     pub fn trusted(&self) -> Option<&Record> {
         self.live().filter(|stored| stored.intact).map(|stored| &stored.record)
     }
 
     /// Whether a write of the record puts right what was edited or lost.
-    #[must_use]
     pub fn is_repair(&self) -> bool {
         let was_published = || self.object.as_ref().is_some_and(|object| object.published.key.is_some());
         self.live().map_or_else(was_published, |stored| !stored.intact)
     }
 
     /// The tombstone to leave: of the record, or of an object that never had one.
-    #[must_use]
     pub fn tombstone(&self) -> Option<Record> {
         let record = match (&self.record, &self.object) {
             (Some(stored), _) if stored.intact => stored.record.clone(),
@@ -118,21 +113,18 @@ impl Observed {
     }
 
     /// The key that belongs to the object: its own, or the one it brought along.
-    #[must_use]
     pub fn key_of(&self, object: &Object) -> ConsumerKey {
         let derived = || ConsumerKey::derive(&self.owner.cluster_id, &self.owner.uid);
         object.adopted_key.clone().unwrap_or_else(derived)
     }
 
     /// Whether the object's status carries a key that is not its own: forged, or restored from a backup of another object.
-    #[must_use]
     pub fn has_foreign_key(&self, object: &Object) -> bool {
         object.published.key.as_deref().is_some_and(|published| published != self.key_of(object).as_str())
     }
 
     /// Whether an older version was seen than the record rests on. Versions only grow, so the cluster's etcd was
     /// restored from a backup, and versions prove nothing any more. Not asked again once the recorded version is forgotten.
-    #[must_use]
     pub fn shows_restored_cluster(&self) -> bool {
         let Some(record) = self.trusted() else { return false };
         let Some(then) = record.secret_source.as_ref().filter(|then| !then.resource_version.is_empty()) else { return false };

@@ -92,19 +92,16 @@ impl Phc {
     }
 
     /// A PHC string as it was stored. Nothing is checked before it is used.
-    #[must_use]
     pub fn stored(text: String) -> Self {
         Self(text)
     }
 
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
     /// Whether this is the hash of these bytes. A string that is no argon2id hash, or one that would cost more than
     /// 64 MiB, 10 passes or 4 lanes, is the hash of nothing.
-    #[must_use]
     pub fn verify(&self, candidate: &[u8], memory: &mut HashMemory) -> bool {
         let Ok(hash) = PasswordHash::new(&self.0) else { return false };
         let (Some(salt), Some(expected), Ok(params)) = (&hash.salt, &hash.hash, Params::try_from(&hash)) else { return false };
@@ -119,7 +116,6 @@ impl Phc {
     }
 
     /// Whether a hash of this cost is more work than this one: memory times passes.
-    #[must_use]
     pub fn costs_less_than(&self, cost: HashCost) -> bool {
         let work = |memory: u32, passes: u32| u64::from(memory) * u64::from(passes);
         let Ok(hash) = PasswordHash::new(&self.0) else { return false };

@@ -149,20 +149,17 @@ impl Record {
     }
 
     /// The same record, committed now: a decision that was not recorded before has this date.
-    #[must_use]
     pub fn dated(self, before: Option<&Self>, now: Timestamp) -> Self {
         let is_new = self.decision.is_some() && self.decision.as_ref() != before.and_then(|before| before.decision.as_ref());
         if is_new { Self { decision: self.decision.map(|decision| Decision { at: now, ..decision }), ..self } } else { self }
     }
 
     /// Whether the record is a tombstone.
-    #[must_use]
     pub fn is_removed(&self) -> bool {
         self.state == State::Removed
     }
 
     /// The hash that a sign-in is checked against, if there is a usable secret.
-    #[must_use]
     pub fn phc(&self) -> Option<&Phc> {
         match &self.secret {
             SecretOutcome::Accepted(phc) => Some(phc),
@@ -171,14 +168,12 @@ impl Record {
     }
 
     /// The same record as a tombstone: nothing left to sign in with.
-    #[must_use]
     pub fn removed(self) -> Self {
         Self { state: State::Removed, decision: None, unproved_approval: None, hold: None, ..self }.without_secret()
     }
 
     /// Whether this is a tombstone that keeps its key from being used again: a key that was brought along could be, and a
     /// revocation must not be forgotten. All other keys are derived from a UID, which never comes back.
-    #[must_use]
     pub fn reserves_key(&self) -> bool {
         let is_own = [ConsumerKey::derive(&self.owner.cluster_id, &self.owner.uid), self.owner.unclaimed_key()];
         self.is_removed() && (self.revocation.is_some() || !is_own.contains(&self.consumer_key))
@@ -198,7 +193,6 @@ impl Record {
 impl Owner {
     /// A key that no object has: for the tombstone of an object that never had a record, or whose record was edited and may claim
     /// the key of another consumer.
-    #[must_use]
     pub fn unclaimed_key(&self) -> ConsumerKey {
         ConsumerKey::derive(&self.cluster_id, &format!("removed/{}", self.uid))
     }
@@ -208,7 +202,6 @@ impl Owner {
 
 impl Stored {
     /// Whether a consumer with the right secret may sign in.
-    #[must_use]
     pub fn allows_signin(&self) -> bool {
         self.intact && self.record.state == State::Approved && self.record.phc().is_some()
     }

@@ -55,7 +55,6 @@ impl Default for SecretLimits {
 
 impl SecretLimits {
     /// The shortest accepted secret, as records keep it.
-    #[must_use]
     pub fn floor(self) -> i64 {
         i64::try_from(self.min).unwrap_or(i64::MAX)
     }
@@ -89,18 +88,15 @@ impl SecretValue {
     }
 
     /// What a client presented as its secret: any bytes.
-    #[must_use]
     pub fn presented(bytes: Vec<u8>) -> Self {
         Self(bytes.into())
     }
 
-    #[must_use]
     pub fn random() -> Self {
         Self(rand::random::<[u8; 32]>().to_vec().into())
     }
 
     /// The secret itself, for hashing.
-    #[must_use]
     pub fn expose(&self) -> &[u8] {
         self.0.expose_secret()
     }
@@ -109,7 +105,6 @@ impl SecretValue {
 // === impl SecretProblem ===
 
 impl SecretProblem {
-    #[must_use]
     pub fn reason(self) -> Reason {
         match self {
             Self::NotFound => Reason::SecretNotFound,
@@ -121,13 +116,11 @@ impl SecretProblem {
     }
 
     /// Whether the Secret may still be on its way. Then it is no mistake yet, and `Stalled` stays away.
-    #[must_use]
     pub fn may_pass(self) -> bool {
         matches!(self, Self::NotFound | Self::KeyMissing)
     }
 
     /// What is wrong and what to do, for the person who reads the status.
-    #[must_use]
     pub fn message(self, namespace: &str, reference: &SecretRef, limits: SecretLimits) -> String {
         let (SecretRef { name: secret, key }, SecretLimits { min, max }) = (reference, limits);
         match self {
@@ -155,13 +148,11 @@ impl SecretProblem {
 
 impl FingerprintKey {
     /// A key from 64 random bytes: one block of SHA-256.
-    #[must_use]
     pub fn new(random: [u8; 64]) -> Self {
         Self(Hmac::new(&random.into()))
     }
 
     /// The fingerprint of this secret in this process.
-    #[must_use]
     pub fn of(&self, secret: &SecretValue) -> Fingerprint {
         let mut mac = self.0.clone();
         mac.update(secret.expose());

@@ -37,7 +37,6 @@ pub(super) fn api(verb: &str, what: &str, error: &kube::Error) -> Failure {
 }
 
 /// The message of an error without kube's decoration, cut to what a status can carry.
-#[must_use]
 pub fn message(error: &kube::Error) -> String {
     let text = match error {
         kube::Error::Api(status) => status.message.clone(),

@@ -74,13 +74,11 @@ pub struct Port {
 
 impl Limits {
     /// The connections that one address may have unless it is a gateway's. Where no gateway is known, each address may be one.
-    #[must_use]
     pub fn per_address(&self) -> usize {
         self.connections / if self.gateways.is_empty() { 2 } else { 8 }
     }
 
     /// The connections that all addresses together may have which are no gateway's.
-    #[must_use]
     pub fn for_clients(&self) -> usize {
         self.connections - if self.gateways.is_empty() { 0 } else { self.connections / 4 }
     }

@@ -16,7 +16,6 @@ pub struct Caller(ClientNetwork);
 impl Caller {
     /// The caller behind a connection from `peer`. If `peer` is a trusted proxy, the caller is the last address in
     /// `X-Forwarded-For` that is none. Each proxy appends the address that it sees; what stands before, the client wrote itself.
-    #[must_use]
     pub fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
         let is_trusted = |address: IpAddr| trusted.iter().any(|net| net.contains(&address));
         let mut caller = peer.to_canonical();

@@ -21,7 +21,6 @@ pub struct Credentials {
 impl Credentials {
     /// Reads `Authorization`: `Basic` or `OAuth`, in any case. Anything but exactly one well-formed header is no credentials
     /// at all.
-    #[must_use]
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(header::AUTHORIZATION).iter();
         let (Some(value), None) = (values.next(), values.next()) else { return None };
@@ -40,7 +39,6 @@ impl Credentials {
     /// Reads `client_id` and `client_secret` from a form
     /// ([RFC 6749 §2.3.1](https://www.rfc-editor.org/rfc/rfc6749#section-2.3.1)). Each has to be there exactly once; other
     /// fields, as `grant_type`, are not looked at.
-    #[must_use]
     pub fn from_form(body: &[u8]) -> Option<Self> {
         let (mut id, mut secret) = (None, None);
         for field in body.split(|byte| *byte == b'&') {

@@ -118,7 +118,6 @@ impl Directory {
     }
 
     /// Whether it held what the store held, no longer ago than `--max-staleness`.
-    #[must_use]
     pub fn is_current(&self) -> bool {
         self.state.read().trust.is_fresh(self.max_staleness)
     }
@@ -136,12 +135,10 @@ impl Directory {
     }
 
     /// Records, without tombstones.
-    #[must_use]
     pub fn len(&self) -> usize {
         self.state.read().entries.len()
     }
 
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -14,7 +14,6 @@ const CONNECTIONS: usize = 1_024;
 const HEAD_BYTES: usize = 16 * 1024;
 
 /// The port of the sign-in check. Trusted proxies are its gateways.
-#[must_use]
 pub fn port(verifier: Arc<Verifier>, metrics: Arc<Metrics>, certificate: Option<Arc<Certificate>>) -> Port {
     Port {
         limits: Limits { connections: CONNECTIONS, head: HEAD_BYTES, gateways: verifier.trusted_proxies().to_vec() },

@@ -113,13 +113,11 @@ impl Verifier {
     }
 
     /// The records in memory.
-    #[must_use]
     pub fn directory(&self) -> Arc<Directory> {
         self.directory.clone()
     }
 
     /// The caller behind a connection from `peer`.
-    #[must_use]
     pub fn caller(&self, peer: IpAddr, headers: &HeaderMap) -> Caller {
         Caller::of(peer, headers, &self.settings.trusted_proxies)
     }

@@ -239,7 +239,6 @@ pub enum OpenError {
 // === impl Replaces ===
 
 impl Replaces {
-    #[must_use]
     pub fn what_was_read(stored: Option<&Stored>, at: &Head) -> Self {
         stored.map_or_else(|| Self::NothingAt(at.clone()), |stored| Self::Version(stored.version))
     }
@@ -249,7 +248,6 @@ impl Replaces {
 
 impl Epoch {
     /// Whether the other one has ended, even where a former primary is still in it.
-    #[must_use]
     pub fn is_later_than(&self, other: &Self) -> bool {
         self.lineage == other.lineage && self.rank > other.rank
     }
@@ -259,7 +257,6 @@ impl Epoch {
 
 impl Controller {
     /// Whether it looks after the objects of this namespace.
-    #[must_use]
     pub fn covers(&self, cluster_id: &str, namespace: &str) -> bool {
         self.cluster_id == cluster_id && (self.namespaces.is_empty() || self.namespaces.iter().any(|name| name == namespace))
     }
@@ -296,7 +293,6 @@ pub async fn forget_secret_versions(store: &dyn ConsumerStore, cluster_id: &str,
 
 /// The wall clock, for what people read, in whole seconds as Kubernetes writes them. Nothing is ordered by it; it decides only for how
 /// long tombstones are kept.
-#[must_use]
 pub fn now() -> Timestamp {
     let now = Timestamp::now();
     Timestamp::from_second(now.as_second()).unwrap_or(now)

@@ -45,7 +45,6 @@ const CONNECTIONS: usize = 64;
 const HEAD_BYTES: usize = 8 * 1024;
 
 /// The admin port.
-#[must_use]
 pub fn port(metrics: Arc<Metrics>, readiness: Readiness) -> Port {
     let refused = metrics.connections_refused.counter(PortName::Admin);
     let routes = Router::new()
@@ -109,7 +108,6 @@ impl Readiness {
     }
 
     /// What is asked now, and the notes.
-    #[must_use]
     pub fn known(&self) -> (Checked, Notes) {
         let known = self.0.lock();
         (known.checks.iter().map(|(check, answer)| (*check, answer())).collect(), known.notes.clone())

@@ -112,7 +112,6 @@ pub enum PortName {
 
 impl Metrics {
     /// All metrics in the [OpenMetrics text format](https://prometheus.io/docs/specs/om/open_metrics_spec/).
-    #[must_use]
     pub fn render(&self) -> String {
         let mut text = String::new();
         // Writing to a String does not fail.
@@ -146,13 +145,11 @@ impl<L: Label> Counters<L> {
     }
 
     /// How many were counted.
-    #[must_use]
     pub fn get(&self, value: L) -> u64 {
         self.0.get_or_create(&Labels(value)).get()
     }
 
     /// The counter of this value.
-    #[must_use]
     pub fn counter(&self, value: L) -> Counter {
         self.0.get_or_create_owned(&Labels(value))
     }
