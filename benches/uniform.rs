@@ -68,7 +68,7 @@ async fn main() {
     tokio::spawn(signin::port(verifier.clone(), metrics, None).serve(listener, stop.clone()));
     tokio::spawn({
         let stop = stop.clone();
-        async move { verifier.follow(stop).await }
+        async move { stop.run_until_cancelled(verifier.follow()).await }
     });
     let (mut client, connection) = handshake(TokioIo::new(TcpStream::connect(address).await.unwrap())).await.unwrap();
     tokio::spawn(connection);

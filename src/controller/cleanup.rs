@@ -8,7 +8,7 @@ use tracing::debug;
 
 use super::failure::{api, has_code};
 use super::patch;
-use super::scope::within;
+use super::scope::{scopes_of, within};
 use super::scopes::list_pages;
 use crate::api::{FINALIZER, OAuthConsumer};
 use crate::consumer::Failure;
@@ -61,9 +61,8 @@ pub async fn release(client: &Client, namespaces: &[String], progress: impl Fn(u
 }
 
 async fn list(client: &Client, namespaces: &[String]) -> Result<Vec<OAuthConsumer>, Failure> {
-    let scopes = if namespaces.is_empty() { vec![None] } else { namespaces.iter().map(|name| Some(name.as_str())).collect() };
     let mut found = Vec::new();
-    for namespace in scopes {
+    for namespace in scopes_of(namespaces) {
         let consumers = &within::<OAuthConsumer>(client, namespace);
         match list_pages(async move |params| consumers.list(&params).await, |object| found.push(object)).await {
             Err(error) if has_code(&error, 404) => break,

@@ -89,12 +89,7 @@ fn event(regarding: ObjectReference, draft: &EventDraft) -> Event {
 
 impl Publisher {
     pub(super) async fn run(mut self, shutdown: CancellationToken) {
-        loop {
-            let event = tokio::select! {
-                event = self.queue.recv() => event,
-                () = shutdown.cancelled() => return,
-            };
-            let Some(event) = event else { return };
+        while let Some(Some(event)) = shutdown.run_until_cancelled(self.queue.recv()).await {
             let namespace = event.metadata.namespace.as_deref().unwrap_or_default();
             let events: Api<Event> = Api::namespaced(self.client.clone(), namespace);
             match timeout(PUBLISH_TIMEOUT, events.create(&PostParams::default(), &event)).await {

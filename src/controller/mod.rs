@@ -43,7 +43,7 @@ use memory::{Attempts, KnownHashes, OwnWrites};
 use peers::Peers;
 pub use policy::ApprovalProof;
 use policy::PolicyChecks;
-use scope::{Scope, within};
+use scope::{Scope, scopes_of, within};
 use scopes::Scopes;
 
 /// What the controller is told.
@@ -108,7 +108,7 @@ pub async fn run(
     readiness: Readiness,
     shutdown: CancellationToken,
 ) -> Result<(), JoinError> {
-    if !wait_for_crd(&settings, &client, &readiness, &shutdown).await {
+    if shutdown.run_until_cancelled(wait_for_crd(&settings, &client, &readiness)).await.is_none() {
         return Ok(());
     }
     let mut tasks = JoinSet::new();
@@ -121,10 +121,8 @@ pub async fn run(
         namespaces: settings.namespaces.clone(),
         period: settings.sweep_period,
     };
-    let wanted =
-        if settings.namespaces.is_empty() { vec![None] } else { settings.namespaces.iter().cloned().map(Some).collect() };
     let (mut scopes, mut sources) = (Vec::new(), Vec::new());
-    for namespace in wanted {
+    for namespace in scopes_of(&settings.namespaces) {
         let (scope, feeds, queues) = Scope::new(&client, namespace);
         scopes.push(Arc::new(scope));
         sources.push((feeds, queues));
@@ -151,12 +149,12 @@ pub async fn run(
         tasks.spawn(feeds.watch(scope.clone(), shutdown.clone()));
         tasks.spawn(reconcile::run(ctx.clone(), scope.clone(), queues.waiting, shutdown.clone()));
         tasks.spawn(reconcile::run_denials(ctx.clone(), scope.clone(), queues.denials, shutdown.clone()));
-        tasks.spawn(sweep::follow_deletions(ctx.clone(), queues.deleted, shutdown.clone()));
+        tasks.spawn(until(shutdown.clone(), sweep::follow_deletions(ctx.clone(), queues.deleted)));
     }
     tasks.spawn(peers::run(ctx.clone(), shutdown.clone()));
-    tasks.spawn(sweep::run(ctx.clone(), shutdown.clone()));
-    tasks.spawn(verify::run(ctx.clone(), shutdown.clone()));
-    tasks.spawn(announce(ctx, shutdown.clone()));
+    tasks.spawn(until(shutdown.clone(), sweep::run(ctx.clone())));
+    tasks.spawn(until(shutdown.clone(), verify::run(ctx.clone())));
+    tasks.spawn(until(shutdown.clone(), announce(ctx)));
 
     let mut result = Ok(());
     while let Some(ended) = tasks.join_next().await {
@@ -168,6 +166,11 @@ pub async fn run(
     result
 }
 
+/// Runs a part that can end at any await, because each of its writes is whole by itself.
+async fn until(shutdown: CancellationToken, part: impl Future<Output = ()>) {
+    shutdown.run_until_cancelled(part).await;
+}
+
 /// The UID of the `kube-system` namespace, which stands for the cluster.
 pub async fn cluster_uid(client: &Client) -> Result<String, kube::Error> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
@@ -175,29 +178,24 @@ pub async fn cluster_uid(client: &Client) -> Result<String, kube::Error> {
 }
 
 /// Says when all caches have been filled.
-async fn announce(ctx: Arc<Context>, shutdown: CancellationToken) {
-    if ctx.scopes.wait_until_ready(&shutdown).await {
-        ctx.metrics.watching.set(1);
-        ctx.readiness.met("watch");
-        let namespaces = ctx.settings.namespaces.join(",");
-        info!(namespaces = if namespaces.is_empty() { "all" } else { &namespaces }, "watching OAuthConsumers");
-    }
+async fn announce(ctx: Arc<Context>) {
+    ctx.scopes.wait_until_ready().await;
+    ctx.metrics.watching.set(1);
+    ctx.readiness.met("watch");
+    let namespaces = ctx.settings.namespaces.join(",");
+    info!(namespaces = if namespaces.is_empty() { "all" } else { &namespaces }, "watching OAuthConsumers");
 }
 
-/// Waits until the API server serves `OAuthConsumer`s, and says so meanwhile. Answers false when told to shut down.
-async fn wait_for_crd(settings: &Settings, client: &Client, readiness: &Readiness, shutdown: &CancellationToken) -> bool {
+/// Waits until the API server serves `OAuthConsumer`s, and says so meanwhile.
+async fn wait_for_crd(settings: &Settings, client: &Client, readiness: &Readiness) {
     let api: Api<OAuthConsumer> = within(client, settings.namespaces.first().map(String::as_str));
     let first_only = ListParams::default().limit(1);
     loop {
-        let listed = tokio::select! {
-            listed = api.list_metadata(&first_only) => listed,
-            () = shutdown.cancelled() => return false,
-        };
-        let what = match listed {
+        let what = match api.list_metadata(&first_only).await {
             Ok(_) => {
                 readiness.met("crd");
                 readiness.missing("watch", "waiting for the first list");
-                return true;
+                return;
             }
             Err(error) if failure::has_code(&error, 404) => {
                 "the CRD oauthconsumers.oauthconsumers.dev is missing; apply crds/oauthconsumers.yaml".to_owned()
@@ -206,10 +204,7 @@ async fn wait_for_crd(settings: &Settings, client: &Client, readiness: &Readines
         };
         warn!("waiting: {what}");
         readiness.missing("crd", what);
-        tokio::select! {
-            () = tokio::time::sleep(CRD_PAUSE) => {}
-            () = shutdown.cancelled() => return false,
-        }
+        tokio::time::sleep(CRD_PAUSE).await;
     }
 }
 

@@ -49,8 +49,7 @@ struct Peer {
 pub(super) async fn run(ctx: Arc<Context>, shutdown: CancellationToken) {
     let mut period = interval(ctx.peers.own.period);
     period.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! { _ = period.tick() => {}, () = shutdown.cancelled() => break }
+    while shutdown.run_until_cancelled(period.tick()).await.is_some() {
         if let Err(error) = ctx.peers.refresh(&*ctx.store).await {
             warn!(%error, "this controller could not check in with the store; the others may take it for ended");
         }

@@ -41,7 +41,9 @@ type Queue = mpsc::UnboundedReceiver<ObjectRef<OAuthConsumer>>;
 
 /// Reconciles the objects in the scope's queue, until the queue is closed and what had begun is finished.
 pub(super) async fn run(ctx: Arc<Context>, scope: Arc<Scope>, queue: Queue, shutdown: CancellationToken) {
-    tokio::select! { () = scope.wait_until_ready() => {}, () = shutdown.cancelled() => return }
+    if shutdown.run_until_cancelled(scope.wait_until_ready()).await.is_none() {
+        return;
+    }
     let reconciled = applier(
         |object: Arc<OAuthConsumer>, shared: Arc<(Arc<Context>, Arc<Scope>)>| {
             async move { Ok::<_, Infallible>(reconcile(&shared.0, &shared.1, object).await) }.boxed()
@@ -113,7 +115,7 @@ async fn denied_and_read(ctx: &Context, scope: &Scope, object: &OAuthConsumer) -
 /// The fast path: ends sign-ins with slots of its own and without a hash, so that no storm of registrations delays it. Then hands the
 /// object on to a reconcile, for whatever else there is to do.
 pub(super) async fn run_denials(ctx: Arc<Context>, scope: Arc<Scope>, queue: Queue, shutdown: CancellationToken) {
-    tokio::select! { () = scope.wait_until_ready() => {}, () = shutdown.cancelled() => {} }
+    shutdown.run_until_cancelled(scope.wait_until_ready()).await;
     let denied = queue.for_each_concurrent(CONCURRENT_DENIALS, |reference| {
         let (ctx, scope) = (ctx.clone(), scope.clone());
         async move {

@@ -78,6 +78,11 @@ struct References {
     by_object: HashMap<(String, String), String>,
 }
 
+/// The scopes that these namespaces are: each of them, or all namespaces as one where none is named.
+pub(super) fn scopes_of(namespaces: &[String]) -> Vec<Option<&str>> {
+    if namespaces.is_empty() { vec![None] } else { namespaces.iter().map(|name| Some(name.as_str())).collect() }
+}
+
 /// What there is of a kind in one namespace, or in all.
 pub(super) fn within<K>(client: &Client, namespace: Option<&str>) -> Api<K>
 where
@@ -93,27 +98,19 @@ where
 // === impl Scope ===
 
 impl Scope {
-    pub(super) fn new(client: &Client, namespace: Option<String>) -> (Self, Feeds, Queues) {
+    pub(super) fn new(client: &Client, namespace: Option<&str>) -> (Self, Feeds, Queues) {
         let (objects, objects_writer) = store();
         let (secrets, secrets_writer) = store();
         let config = || watcher::Config::default().timeout(WATCH_TIMEOUT_SECONDS);
         let feeds = Feeds {
-            objects: watch(within(client, namespace.as_deref()), config())
-                .default_backoff()
-                .modify(strip)
-                .reflect(objects_writer)
-                .boxed(),
-            secrets: watch(within(client, namespace.as_deref()), config())
-                .default_backoff()
-                .modify(strip)
-                .reflect(secrets_writer)
-                .boxed(),
+            objects: watch(within(client, namespace), config()).default_backoff().modify(strip).reflect(objects_writer).boxed(),
+            secrets: watch(within(client, namespace), config()).default_backoff().modify(strip).reflect(secrets_writer).boxed(),
         };
         let (to_waiting, waiting) = mpsc::unbounded();
         let (to_denials, denials) = mpsc::unbounded();
         let (to_deleted, deleted) = mpsc::unbounded();
         let scope = Self {
-            namespace,
+            namespace: namespace.map(str::to_owned),
             objects,
             secrets,
             objects_listed: SetOnce::new(),
@@ -301,7 +298,7 @@ impl Feeds {
             }
             std::future::ready(())
         });
-        tokio::select! { _ = futures::future::join(objects, secrets) => {}, () = shutdown.cancelled() => {} }
+        shutdown.run_until_cancelled(futures::future::join(objects, secrets)).await;
         // The fast path puts what it has done into the other queue.
         scope.denials.close_channel();
         scope.deleted.close_channel();

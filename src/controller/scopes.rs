@@ -7,7 +7,6 @@ use futures::future::join_all;
 use kube::api::{ListParams, ObjectList, PartialObjectMeta};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, ResourceExt};
-use tokio_util::sync::CancellationToken;
 
 use super::failure::api;
 use super::scope::{Scope, within};
@@ -23,10 +22,9 @@ pub(super) struct Scopes(pub(super) Vec<Arc<Scope>>);
 // === impl Scopes ===
 
 impl Scopes {
-    /// Waits until all caches have been filled. Answers false when told to shut down first.
-    pub(super) async fn wait_until_ready(&self, shutdown: &CancellationToken) -> bool {
-        let ready = join_all(self.0.iter().map(|scope| scope.wait_until_ready()));
-        tokio::select! { _ = ready => true, () = shutdown.cancelled() => false }
+    /// Waits until all caches have been filled.
+    pub(super) async fn wait_until_ready(&self) {
+        join_all(self.0.iter().map(|scope| scope.wait_until_ready())).await;
     }
 
     /// Whether the namespace is managed here.

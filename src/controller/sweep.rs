@@ -10,7 +10,6 @@ use kube::ResourceExt;
 use kube::api::ObjectMeta;
 use kube::runtime::reflector::ObjectRef;
 use tokio::time::{MissedTickBehavior, interval};
-use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::execute::{Purpose, close_unseen};
@@ -34,19 +33,15 @@ const MOST_TOMBSTONES: u32 = 10_000;
 /// Tombstones that are dropped at a time. Decisions wait for it.
 const TOMBSTONE_BATCH: u32 = 500;
 
-/// Sweeps every period until told to stop.
-pub(super) async fn run(ctx: Arc<Context>, shutdown: CancellationToken) {
-    if !ctx.scopes.wait_until_ready(&shutdown).await {
-        return;
-    }
+/// Sweeps every period.
+pub(super) async fn run(ctx: Arc<Context>) {
+    ctx.scopes.wait_until_ready().await;
     let mut sweep = Sweep { ctx, orphans: Default::default(), unattended: 0, unfinished: Vec::new() };
     let mut period = interval(sweep.ctx.settings.sweep_period);
     period.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tokio::select! { _ = period.tick() => {}, () = shutdown.cancelled() => return }
-        // What a sweep writes is whole by itself, so it can end between any two writes.
-        let swept = tokio::select! { swept = sweep.once() => swept, () = shutdown.cancelled() => return };
-        match swept {
+        period.tick().await;
+        match sweep.once().await {
             Ok(()) => {
                 sweep.ctx.metrics.sweeps.inc();
             }
@@ -56,20 +51,12 @@ pub(super) async fn run(ctx: Arc<Context>, shutdown: CancellationToken) {
 }
 
 /// Removes the records of objects that vanished without a reconcile: their finalizer was taken off by force.
-pub(super) async fn follow_deletions(
-    ctx: Arc<Context>,
-    deleted: mpsc::UnboundedReceiver<Arc<OAuthConsumer>>,
-    shutdown: CancellationToken,
-) {
-    let follow = deleted.for_each(|object| {
-        let ctx = ctx.clone();
-        async move {
-            if let Err(failure) = deny_anywhere(&ctx, object.clone()).await {
-                warn!(object = object.name_any(), cause = %failure, "the record of a deleted object is left to the sweep");
-            }
+pub(super) async fn follow_deletions(ctx: Arc<Context>, mut deleted: mpsc::UnboundedReceiver<Arc<OAuthConsumer>>) {
+    while let Some(object) = deleted.next().await {
+        if let Err(failure) = deny_anywhere(&ctx, object.clone()).await {
+            warn!(object = object.name_any(), cause = %failure, "the record of a deleted object is left to the sweep");
         }
-    });
-    tokio::select! { () = follow => {}, () = shutdown.cancelled() => {} }
+    }
 }
 
 struct Sweep {

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use kube::runtime::reflector::ObjectRef;
 use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::Context;
@@ -34,11 +33,9 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Fewer orphans than this are no reason for doubt.
 const ORPHANS_WITHOUT_DOUBT: usize = 5;
 
-/// Verifies the records whenever they are not, until told to stop.
-pub(super) async fn run(ctx: Arc<Context>, shutdown: CancellationToken) {
-    if !ctx.scopes.wait_until_ready(&shutdown).await {
-        return;
-    }
+/// Verifies the records whenever they are not.
+pub(super) async fn run(ctx: Arc<Context>) {
+    ctx.scopes.wait_until_ready().await;
     let mut verification = Verification { ctx, seen: None, is_unsure: true, wait: None };
     loop {
         let pause = verification.step().await.unwrap_or_else(|failure| {
@@ -48,7 +45,7 @@ pub(super) async fn run(ctx: Arc<Context>, shutdown: CancellationToken) {
             (verification.is_unsure, verification.wait) = (true, None);
             CHECK_PERIOD
         });
-        tokio::select! { () = sleep(pause) => {}, () = shutdown.cancelled() => return }
+        sleep(pause).await;
     }
 }
 

@@ -7,7 +7,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::directory::{Directory, Feed};
@@ -41,29 +40,23 @@ impl Follower {
         Self { directory, metrics, applied: 0 }
     }
 
-    /// Follows until told to stop.
-    pub(super) async fn run(
-        mut self,
-        store: Arc<OnceLock<Arc<dyn ConsumerStore>>>,
-        max_staleness: Duration,
-        shutdown: CancellationToken,
-    ) {
+    pub(super) async fn run(mut self, store: Arc<OnceLock<Arc<dyn ConsumerStore>>>, max_staleness: Duration) {
         let period = max_staleness / QUESTIONS;
         loop {
-            let question = async {
-                let Some(store) = store.get() else { return sleep(RETRY_PAUSE).await };
-                let asked = self.ask(&**store).await;
-                self.metrics.directory_current.set(i64::from(self.directory.is_current()));
-                self.metrics.feed_notifications.set(i64::from(store.complaint().is_none()));
-                match asked {
-                    Ok(()) => tokio::select! { () = store.changed() => {}, () = sleep(period) => {} },
-                    Err(error) => {
-                        self.directory.fail(error.to_string());
-                        sleep(RETRY_PAUSE).await;
-                    }
-                }
+            let Some(store) = store.get() else {
+                sleep(RETRY_PAUSE).await;
+                continue;
             };
-            tokio::select! { () = question => {}, () = shutdown.cancelled() => return }
+            let asked = self.ask(&**store).await;
+            self.metrics.directory_current.set(i64::from(self.directory.is_current()));
+            self.metrics.feed_notifications.set(i64::from(store.complaint().is_none()));
+            match asked {
+                Ok(()) => tokio::select! { () = store.changed() => {}, () = sleep(period) => {} },
+                Err(error) => {
+                    self.directory.fail(error.to_string());
+                    sleep(RETRY_PAUSE).await;
+                }
+            }
         }
     }
 

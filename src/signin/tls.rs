@@ -11,7 +11,6 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, ServerConfig};
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 /// How often the files are read. Kubernetes needs up to a minute to bring a changed Secret into a pod anyway.
@@ -58,13 +57,13 @@ impl Certificate {
         Ok(Self { chain_file, key_file, current: RwLock::new(Loaded { config, pem }) })
     }
 
-    /// Loads it anew whenever its files have changed, until told to stop. What cannot be used is said, and the certificate
+    /// Loads it anew whenever its files have changed. What cannot be used is said, and the certificate
     /// that was there before stays.
-    pub async fn follow_files(&self, shutdown: CancellationToken) {
+    pub async fn follow_files(&self) {
         let mut period = interval(RELOAD_PERIOD);
         period.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! { _ = period.tick() => {}, () = shutdown.cancelled() => return }
+            period.tick().await;
             match self.reload() {
                 Ok(true) => info!(file = %self.chain_file.display(), "the certificate has changed and is in use"),
                 Ok(false) => {}

@@ -8,7 +8,6 @@ use axum::http::HeaderMap;
 use ipnet::IpNet;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::directory::{Distrusted, Entry};
@@ -122,10 +121,10 @@ impl Verifier {
         Caller::of(peer, headers, &self.settings.trusted_proxies)
     }
 
-    /// Keeps the records in memory current, until told to stop.
-    pub async fn follow(&self, shutdown: CancellationToken) {
+    /// Keeps the records in memory current.
+    pub async fn follow(&self) {
         let follower = Follower::new(self.directory.clone(), self.metrics.clone());
-        follower.run(self.store.clone(), self.settings.max_staleness, shutdown).await;
+        follower.run(self.store.clone(), self.settings.max_staleness).await;
     }
 
     /// Checks credentials. A failure to find out is never a yes, and never a no.

@@ -188,7 +188,7 @@ async fn whom_memory_knows_is_not_shut_out_while_memory_is_behind() {
         assert!(matches!(verdict(&key, SECRET).await, CheckResult::Allowed(_)));
         shutdown.cancel();
     };
-    tokio::join!(verifier.follow(shutdown.clone()), knowing);
+    tokio::join!(shutdown.run_until_cancelled(verifier.follow()), knowing);
     eventually("memory is behind", || async { !directory.is_current() }).await;
 
     assert!(matches!(verdict(NEVER_ISSUED, WRONG).await, CheckResult::Refused));

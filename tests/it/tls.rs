@@ -95,7 +95,7 @@ async fn a_new_certificate_is_served_without_a_restart() {
     let stop = CancellationToken::new();
     let follows = tokio::spawn({
         let (certificate, stop) = (certificate.clone(), stop.clone());
-        async move { certificate.follow_files(stop).await }
+        async move { stop.run_until_cancelled(certificate.follow_files()).await }
     });
     let check = Check::serve(store.reader().await, unlimited(), HashPool::new(1, CHEAP).unwrap(), Some(certificate)).await;
     assert_eq!(curl(&check, &consumer_key, &old.certificate()).as_deref(), Some("200"));

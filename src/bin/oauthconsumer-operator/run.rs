@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use oauthconsumer_operator::consumer::{Failure, HashCost, SecretLimits};
 use oauthconsumer_operator::controller::{self, ApprovalProof, Settings, cleanup};
 use oauthconsumer_operator::hashing::HashPool;
@@ -104,10 +105,7 @@ impl Process {
         let listener = listen(common.admin_addr, "--admin-addr").await?;
         info!(version = env!("CARGO_PKG_VERSION"), admin = %listener.local_addr()?, "starting");
         let serve = telemetry::port(self.metrics.clone(), self.readiness.clone()).serve(listener, shutdown.clone());
-        self.tasks.spawn(async move {
-            serve.await;
-            Ok(())
-        });
+        self.spawn(serve);
         if let Some(options) = &signin {
             self.check_signins(options, cost, &shutdown).await?;
         }
@@ -124,11 +122,7 @@ impl Process {
             let _ = self.signin_store.set(own);
         }
         self.readiness.met("store");
-        let (asks, readiness, stop) = (store.clone(), self.readiness.clone(), shutdown.clone());
-        self.tasks.spawn(async move {
-            watch_store(&*asks, &readiness, stop).await;
-            Ok(())
-        });
+        self.spawn_until(&shutdown, watch_store(store.clone(), self.readiness.clone()));
         if let (Some(options), Some(config)) = (controller, config) {
             let client =
                 kube::Client::try_from(config).map_err(|error| format!("failed to make a Kubernetes client: {error}"))?;
@@ -158,19 +152,22 @@ impl Process {
         self.readiness.ask("directory", move || directory.check());
 
         if let Some(certificate) = certificate.clone() {
-            let shutdown = shutdown.clone();
-            self.tasks.spawn(async move {
-                certificate.follow_files(shutdown).await;
-                Ok(())
-            });
+            self.spawn_until(shutdown, async move { certificate.follow_files().await });
         }
-        let (follows, stop) = (verifier.clone(), shutdown.clone());
-        let serve = signin::port(verifier, metrics, certificate).serve(listener, shutdown.clone());
-        self.tasks.spawn(async move {
-            tokio::join!(follows.follow(stop), serve);
-            Ok(())
-        });
+        self.spawn(signin::port(verifier.clone(), metrics, certificate).serve(listener, shutdown.clone()));
+        self.spawn_until(shutdown, async move { verifier.follow().await });
         Ok(())
+    }
+
+    /// Runs a part that does not fail.
+    fn spawn(&mut self, part: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(part.map(Ok));
+    }
+
+    /// Runs a part that has nothing to finish.
+    fn spawn_until(&mut self, shutdown: &CancellationToken, part: impl Future<Output = ()> + Send + 'static) {
+        let shutdown = shutdown.clone();
+        self.spawn(async move { shutdown.run_until_cancelled(part).await.unwrap_or_default() });
     }
 
     /// Opens the store, waiting for a database that is not there yet. Answers none when told to shut down.
@@ -312,7 +309,7 @@ async fn control(
             readiness.met("cluster");
             id
         }
-        None => match cluster_id(&client, &readiness, &shutdown).await {
+        None => match shutdown.run_until_cancelled(cluster_id(&client, &readiness)).await {
             Some(id) => id,
             None => return Ok(()),
         },
@@ -342,15 +339,12 @@ async fn control(
 }
 
 /// Keeps known whether the store answers, so that requests to `/readyz` cost it nothing.
-async fn watch_store(store: &dyn ConsumerStore, readiness: &Readiness, shutdown: CancellationToken) {
+async fn watch_store(store: Arc<dyn ConsumerStore>, readiness: Readiness) {
     let mut period = tokio::time::interval(STORE_CHECK_PERIOD);
     period.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let asked = async {
-            period.tick().await;
-            timeout(STORE_TIMEOUT, store.head()).await
-        };
-        match tokio::select! { asked = asked => asked, () = shutdown.cancelled() => return } {
+        period.tick().await;
+        match timeout(STORE_TIMEOUT, store.head()).await {
             Ok(Ok(_)) => readiness.met("store"),
             Ok(Err(error)) => readiness.missing("store", error.to_string()),
             Err(_) => readiness.missing("store", format!("it has not answered for {} s", STORE_TIMEOUT.as_secs())),
@@ -358,17 +352,13 @@ async fn watch_store(store: &dyn ConsumerStore, readiness: &Readiness, shutdown:
     }
 }
 
-/// The cluster's identity, waiting for the API server. Answers none when told to shut down.
-async fn cluster_id(client: &kube::Client, readiness: &Readiness, shutdown: &CancellationToken) -> Option<String> {
+/// The cluster's identity, waiting for the API server.
+async fn cluster_id(client: &kube::Client, readiness: &Readiness) -> String {
     loop {
-        let asked = tokio::select! {
-            asked = controller::cluster_uid(client) => asked,
-            () = shutdown.cancelled() => return None,
-        };
-        match asked {
+        match controller::cluster_uid(client).await {
             Ok(uid) => {
                 readiness.met("cluster");
-                return Some(uid);
+                return uid;
             }
             Err(error) => {
                 let what = format!("the UID of the namespace kube-system cannot be read: {}", controller::message(&error));
@@ -376,7 +366,7 @@ async fn cluster_id(client: &kube::Client, readiness: &Readiness, shutdown: &Can
                 readiness.missing("cluster", what);
             }
         }
-        tokio::select! { () = tokio::time::sleep(RETRY_PAUSE) => {}, () = shutdown.cancelled() => return None }
+        tokio::time::sleep(RETRY_PAUSE).await;
     }
 }
 

@@ -91,7 +91,7 @@ impl Check {
         let port = signin::port(verifier.clone(), metrics.clone(), certificate);
         tokio::spawn(port.serve(listener, shutdown.clone()));
         let stop = shutdown.clone();
-        tokio::spawn(async move { verifier.follow(stop).await });
+        tokio::spawn(async move { stop.run_until_cancelled(verifier.follow()).await });
         let client = Client::builder(TokioExecutor::new()).build_http();
         Self { address, metrics, directory, client, _shutdown: shutdown.drop_guard() }
     }
