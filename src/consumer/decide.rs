@@ -44,6 +44,10 @@ pub enum PolicyEnforced {
 
 /// Decides what is to be done.
 ///
+/// The policy matters for whatever would open a record: a new approval, a lifted hold, a new generation of an approved object, a
+/// record that was lost, edited or closed. What is open in its generation is not asked about again, so a cluster that loses its
+/// policies keeps its sign-ins.
+///
 /// # Errors
 /// What has to be asked first. A snapshot of the caches knows neither a Secret's value nor whether the policy is enforced; for most
 /// objects neither is needed.

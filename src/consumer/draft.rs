@@ -134,6 +134,9 @@ fn decision(trusted: Option<&Record>, object: &Object, now: Timestamp) -> Option
 
 /// The generation of the approval in the spec, if that does not count. It does not count later, either, until it is made anew.
 /// Record and status both remember it, because either of them may be lost or put back.
+///
+/// Otherwise a user could approve while the policies are away, and wait until they are back. A new stamp alone does not end it,
+/// because nothing proves that stamps are guarded.
 fn unproved_approval(trusted: Option<&Record>, object: &Object, is_new: bool, policy_is_enforced: bool) -> Option<i64> {
     if object.approved != Some(true) {
         return None;

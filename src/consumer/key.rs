@@ -10,6 +10,7 @@ use uuid::Uuid;
 /// A key is a function of the object it belongs to, so that losing both the status and the record still gives the
 /// same key again: a version 5 UUID ([RFC 9562 §5.5](https://www.rfc-editor.org/rfc/rfc9562#section-5.5)) over
 /// `<cluster id>/<object UID>`. Keys brought along from another system keep their own form.
+/// A random key would have to be remembered, and would change when that memory is lost.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ConsumerKey(String);

@@ -1,4 +1,6 @@
 //! The end of a reconcile: conclude, publish, report, and say when to come back.
+//!
+//! The status is no effect of a plan: it has to be written after a failure, too.
 
 use kube::ResourceExt;
 use kube::runtime::controller::Action;

@@ -2,6 +2,10 @@
 //!
 //! Caches only say *that* there may be something to do. Every write of a record rests on a snapshot of the API server that is newer
 //! than the record it replaces. So a stale cache, a slow process or a second controller can cost work, but do no harm.
+//!
+//! There is no leader: all controllers do all work. A write names the version that it replaces, so one of two that write the same
+//! record loses, and a secret is hashed twice at most. What ends a sign-in needs no Secret, so any controller may do it in the whole
+//! cluster. Only a controller that may read the Secret makes a sign-in possible.
 
 pub mod cleanup;
 mod events;

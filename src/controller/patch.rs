@@ -1,4 +1,5 @@
 //! Patches that name the object they mean: UID and resourceVersion are preconditions of each.
+//! kube's own `finalizer()` tests neither, so it is not used here.
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, Patch, PatchParams};

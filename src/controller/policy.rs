@@ -1,4 +1,8 @@
 //! Whether the API server enforces who may approve, before an approval counts.
+//!
+//! This is tried, not read: a policy that is unbound, only warns, or excludes a namespace looks like any other, and only the API
+//! server evaluates it. The update that is tried sets another name, too, because an update that changes nothing is never refused.
+//! Only a refusal by the policy itself counts. Another error is no answer, and the caller tries again.
 
 use std::collections::HashMap;
 use std::time::Instant;

@@ -1,6 +1,9 @@
 //! The reconciles of a scope, and the fast path that ends sign-ins before them.
 //!
 //! Each runs in a task of its own with a time limit, so a panic costs only its own object.
+//!
+//! The fast path is an order of work, not a second way to decide: it uses the same rules. It does not read the Secret where the
+//! object itself says no. So a disapproval does not depend on the Secret, and does not wait for approvals.
 
 use std::convert::Infallible;
 use std::sync::Arc;

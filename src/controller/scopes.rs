@@ -57,6 +57,7 @@ impl Scopes {
     }
 
     /// All objects of the cluster that are in none of the scopes, by UID, in the same way.
+    /// They have no cache: this list in each sweep is enough to end what is over.
     pub(super) async fn list_outside(&self, client: &Client) -> Result<HashMap<String, OAuthConsumer>, Failure> {
         let (consumers, mut objects) = (&Api::<OAuthConsumer>::all(client.clone()), HashMap::new());
         let each = |object: OAuthConsumer| {

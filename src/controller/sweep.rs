@@ -1,4 +1,7 @@
 //! The sweep: compares all records with all objects, and puts right what no event told of.
+//!
+//! A wrong removal is the worst mistake that it could make. So it removes only what two complete lists and a question confirm, a few
+//! at a time, and nothing while there is doubt about the cluster.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

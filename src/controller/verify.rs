@@ -3,6 +3,9 @@
 //! A store that was restored, or has failed over and lost its last commits, holds records that may allow a sign-in which their objects
 //! do not. Until the controller has compared all of them, they allow none. A SQLite file begins a new epoch whenever a controller opens
 //! it, because nothing tells whether it is the same file.
+//!
+//! It does not wait for a sweep: it has to be quick, and sweeps have to be rare. Each installation verifies its own records, because
+//! only it can compare them.
 
 use std::collections::HashMap;
 use std::sync::Arc;

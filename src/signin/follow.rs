@@ -2,6 +2,7 @@
 //!
 //! Notifications and pauses only say when to ask. Only an answer makes the directory fresh: it says where the feed stood after
 //! the question was sent, and all that changed up to there, in one read.
+//! So lost notifications, poolers, half-open connections and slow processes make it slower or stop it, and never make it wrong.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};

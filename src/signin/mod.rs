@@ -2,6 +2,9 @@
 //!
 //! Knows nothing of Kubernetes: it runs wherever the store can be reached. Each process holds all records in memory and follows
 //! the store's feed. It answers from memory only while the store has confirmed, a moment ago, that memory is current.
+//!
+//! Memory alone only says yes, and only to a secret that it has seen fit the record's hash. All else is looked up in the store, so a
+//! fresh approval works in every process at once. Beyond the rate of lookups, memory answers while it is current.
 
 mod caller;
 mod credentials;

@@ -1,6 +1,6 @@
 //! The server's store of consumer records: one contract, kept by SQLite and by PostgreSQL.
 //!
-//! The schema is part of the interface and is documented in `docs/store.md`: other programs may read it.
+//! The schema is part of the interface and is documented in `docs/reference/store.md`: other programs may read it.
 //! Another backend is a file in this folder with its migrations, a line in [`open`], and one in the tests' `on_both_stores!`.
 
 mod file;
@@ -154,6 +154,9 @@ pub struct Change {
 }
 
 /// For how long tombstones are kept.
+///
+/// Without tombstones an insert would still be safe, by [`Replaces::NothingAt`], but each deletion would make all inserts under way
+/// start again. Kept for ever, they would let a tenant fill the store by creating and deleting.
 #[derive(Clone, Copy, Debug)]
 pub struct KeepTombstones {
     /// A tombstone that [reserves a key](Record::reserves_key) is kept if it was removed since then.

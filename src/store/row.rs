@@ -127,6 +127,7 @@ fn time(text: Option<String>) -> Option<Timestamp> {
 }
 
 /// The format of [`checksum`]. A row in a format that this release does not know counts as edited, so it lets no consumer in.
+/// A release that changes the format goes on writing the old one until the release before it is gone.
 const FORMAT: u32 = 1;
 
 /// `<format>:<SHA-256 of the record in hexadecimal>`. It finds rows that were edited by hand or half restored. It is no

@@ -573,14 +573,14 @@ async fn the_rights_that_the_documentation_grants_are_enough() {
     store.store.insert(record("jazz")).await.unwrap();
     store.verify("cluster", "default").await;
     let roles = ["reads", "writes"].map(|what| format!("{what}_{}", store.url.rsplit_once('/').unwrap().1));
-    let documented = include_str!("../../docs/store.md");
+    let documented = include_str!("../../docs/how-to/postgres.md");
     let grants: Vec<_> =
-        documented.lines().filter(|line| line.starts_with("GRANT") && line.contains(" TO signin_role;")).collect();
+        documented.lines().filter(|line| line.starts_with("GRANT") && line.contains(" TO oauth_revoke;")).collect();
     assert_eq!(grants.len(), 3, "{grants:?}");
     for (role, grants) in roles.iter().zip([&grants[..1], &grants[..]]) {
         store.sql(&format!("CREATE ROLE {role} LOGIN")).await;
         for grant in grants {
-            store.sql(&grant.replace("signin_role", role)).await;
+            store.sql(&grant.replace("oauth_revoke", role)).await;
         }
     }
     let key = record("jazz").consumer_key;

@@ -232,7 +232,7 @@ pub fn revoke(options: &RevokeOptions) -> Outcome {
                 );
             }
         }
-        println!("If Git sets spec.approved, set spec.hold first: the next sync would approve it again (docs/revocation.md).");
+        println!("If Git sets spec.approved, set spec.hold first: the next sync would approve it again (docs/how-to/stop.md).");
         store.close().await;
         Ok(())
     })

@@ -116,7 +116,7 @@ impl TestStore {
         }
     }
 
-    /// Backs the store up as `docs/store.md` says. Answers the file.
+    /// Backs the store up as `docs/how-to/backup.md` says. Answers the file.
     pub async fn back_up(&self) -> NamedTempFile {
         let file = NamedTempFile::new().unwrap();
         let path = file.path().to_str().unwrap();
@@ -124,7 +124,7 @@ impl TestStore {
             std::fs::remove_file(path).unwrap();
             self.sql(&format!("VACUUM INTO '{path}'")).await;
         } else {
-            run("pg_dump", &["--file", path, &self.url]);
+            run("pg_dump", &["--clean", "--if-exists", "--file", path, &self.url]);
         }
         file
     }
@@ -137,11 +137,8 @@ impl TestStore {
         if let Some(path) = url.strip_prefix("sqlite://") {
             std::fs::copy(backup.path(), path).unwrap();
         } else {
-            let (server, database) = url.rsplit_once('/').unwrap();
-            let server = format!("{server}/postgres");
-            run("psql", &["-q", &server, "-c", &format!("DROP DATABASE {database} WITH (FORCE)")]);
-            run("psql", &["-q", &server, "-c", &format!("CREATE DATABASE {database}")]);
-            run("psql", &["-q", "--file", backup.path().to_str().unwrap(), &url]);
+            let script = backup.path().to_str().unwrap();
+            run("psql", &["-q", "--set", "ON_ERROR_STOP=1", "--single-transaction", "--file", script, &url]);
         }
         let store = store::open(&url, Access::Controller).await.unwrap();
         Self { url, store, folder }

@@ -1,4 +1,4 @@
--- The records of OAuth consumers. Documented in docs/store.md; the SQLite twin must keep the same columns.
+-- The records of OAuth consumers. Documented in docs/reference/store.md; the SQLite twin must keep the same columns.
 CREATE TABLE oauth_consumers (
     consumer_key            TEXT    NOT NULL PRIMARY KEY,
     cluster_id              TEXT    NOT NULL,
