@@ -19,11 +19,12 @@ bench: ## speed, revocation, uniform refusals; prints tables; ARGS="--bench sign
 demo: ## the whole story on a throw-away control plane; KEEP=1 is passed on to dev/demo.sh
 	KEEP="$(KEEP)" dev/demo.sh
 
-lint: ## formatting, clippy, licences and advisories
+lint: ## formatting, clippy, licences and advisories, the chart, the words of the documentation
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	dev/deny.sh
 	dev/chart.sh
+	dev/prose.sh
 
 # Through a second file, so that a failed run leaves the first one whole.
 generate: ## the files made from the code: crds/, and the chart's copy
