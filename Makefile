@@ -17,7 +17,7 @@ bench: ## speed, revocation, uniform refusals; prints tables; ARGS="--bench sign
 	dev/bench.sh $(ARGS)
 
 demo: ## the whole story on a throw-away control plane; KEEP=1 keeps it running, VERBOSE=1 shows every command
-	KEEP="$(KEEP)" VERBOSE="$(VERBOSE)" dev/demo.sh
+	@KEEP="$(KEEP)" VERBOSE="$(VERBOSE)" dev/demo.sh
 
 lint: ## formatting, clippy, licences and advisories
 	cargo fmt --check

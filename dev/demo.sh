@@ -105,9 +105,10 @@ show() { local shown=yes && "$@"; }
 put() { [ -z "$shown$VERBOSE" ] || printf '%s\n' "$1"; }
 tell() { put "$prose$*$plain"; }
 
-# step HEADING SENTENCES. PAUSE, in seconds, is for recordings.
+# step HEADING SENTENCES. PAUSE, in seconds, is for recordings, and does not count.
 step() {
   sleep "${PAUSE:-0}"
+  began=$((began + ${PAUSE:-0}))
   printf '\n%s\n' "$heading$((++steps)). $1.$plain $prose$2$plain"
 }
 
