@@ -16,8 +16,8 @@ test: ## every test, with real servers and, for root, real pods; ARGS="--test it
 bench: ## speed, revocation, uniform refusals; prints tables; ARGS="--bench signin" runs one of them
 	dev/bench.sh $(ARGS)
 
-demo: ## the whole story on a throw-away control plane; KEEP=1 is passed on to dev/demo.sh
-	KEEP="$(KEEP)" dev/demo.sh
+demo: ## the whole story on a throw-away control plane; KEEP=1 keeps it running, VERBOSE=1 shows every command
+	@KEEP="$(KEEP)" VERBOSE="$(VERBOSE)" dev/demo.sh
 
 lint: ## formatting, clippy, licences and advisories, the chart, the words of the documentation
 	cargo fmt --check

@@ -4,7 +4,7 @@
 
 say() { printf '%s\n' "$(basename "$0"): $*" >&2; }
 
-usage() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; } # the comment at the top of the script
+usage() { sed -n '2,/^[^#]/{/^# shellcheck/!s/^# \{0,1\}//p}' "$0"; } # the comment at the top of the script
 
 command -v setpriv >/dev/null || { say "needs setpriv of util-linux 2.33 or newer, so Linux"; exit 1; }
 [ -e /dev/fd/0 ] || exec </dev/null # was started with stdin closed

@@ -8,7 +8,8 @@
 #
 # COMMAND finds in its environment
 #   KUBECONFIG, OAUTHCONSUMER_TEST_KUBECONFIG   one kubeconfig with the contexts admin (current; may do
-#                          everything), operator, requester and approver (may do nothing until bound to a role)
+#                          everything), operator, requester, approver, alice and bob (may do nothing until bound
+#                          to a role)
 #   PATH                   with the server's own kubectl first, and Helm
 #   DEV_CONTROL_PLANE_DIR  a folder with etcd-url, etcd.pid, apiserver.pid, etcd.log, apiserver.log
 set -euo pipefail
@@ -40,7 +41,7 @@ clusters:
 current-context: admin
 users:
 Y
-  for user in admin operator requester approver; do
+  for user in admin operator requester approver alice bob; do
     token=$(openssl rand -hex 16)
     groups=''
     [ "$user" != admin ] || groups=,system:masters
@@ -48,7 +49,7 @@ Y
     echo "- {name: $user, user: {token: $token}}"
   done
   echo 'contexts:'
-  for user in admin operator requester approver; do
+  for user in admin operator requester approver alice bob; do
     echo "- {name: $user, context: {cluster: dev, user: $user}}"
   done
 } >"$kubeconfig"
