@@ -256,7 +256,6 @@ impl Cluster {
         for namespace in own.filter(|name| name != "default" && !name.starts_with("kube-")) {
             kubectl(&["delete", "namespace", &namespace, "--wait=true", "--timeout=120s"]);
         }
-        kubectl(&["delete", "persistentvolumes", "--all", "--timeout=60s"]);
         eventually("the CRD is gone", || get("default", "crd", "oauthconsumers.oauthconsumers.dev").is_null());
         cluster
     }
@@ -264,7 +263,6 @@ impl Cluster {
     /// Installs the chart with SQLite, as `helm install` with these further arguments. Answers what Helm said.
     pub fn install(&self, args: &[&str]) -> String {
         [SYSTEM, TEAM].into_iter().for_each(namespace);
-        sqlite_volume(SYSTEM, RELEASE);
         self.helm("install", args)
     }
 
@@ -321,23 +319,6 @@ pub const POSTGRES: [&str; 6] = [
     "--set",
     "store.postgres.signin.secretName=store-signin",
 ];
-
-/// A volume of the node's for the store of a release, that goes with the cluster: there is no provisioner.
-pub fn sqlite_volume(namespace: &str, release: &str) {
-    let folder = format!("{}/stores/{}", std::env::var("DEV_CLUSTER_DIR").unwrap(), Uuid::new_v4());
-    std::fs::create_dir_all(&folder).unwrap();
-    // Volumes of this kind ignore fsGroup.
-    std::os::unix::fs::chown(&folder, Some(65532), Some(65532)).unwrap();
-    std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-    apply(&[json!({
-        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": { "name": format!("{namespace}-{release}-store") },
-        "spec": {
-            "capacity": { "storage": "1Gi" }, "accessModes": ["ReadWriteOnce"], "storageClassName": "",
-            "persistentVolumeReclaimPolicy": "Retain", "hostPath": { "path": folder, "type": "Directory" },
-            "claimRef": { "namespace": namespace, "name": format!("{release}-store") },
-        },
-    })]);
-}
 
 fn list_all(kind: &str) -> Vec<Value> {
     let found: Value = serde_json::from_str(&kubectl(&["get", kind, "-A", "-o", "json"])).unwrap();
