@@ -19,6 +19,7 @@ if [[ " $* " == *" --test it "* || " $* " == *" --test bounds "* ]]; then
   :
 elif [ "$(id -u)" = 0 ]; then
   dev/image.sh
+  dev/controlplane/binaries.sh oldest/kubectl >/dev/null
   servers+=(dev/with-cluster.sh)
 else
   left_out='the tests with real pods (tests/cluster) were left out: they need root'

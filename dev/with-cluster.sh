@@ -11,14 +11,14 @@
 #   KUBECONFIG, OAUTHCONSUMER_TEST_CLUSTER   one kubeconfig with the contexts admin (current; may do everything),
 #                        requester, approver, viewer and stranger (may do nothing until bound to a role)
 #   PATH                 with the server's own kubectl, and helm, first
-#   DEV_CLUSTER_DIR      a folder for whatever has to end with the cluster, such as hostPath volumes; the logs are there too
+#   DEV_CLUSTER_DIR      a folder for whatever has to end with the cluster, such as volumes; the logs are there too
 #   DEV_CLUSTER_HOST_IP  this machine, as pods reach it
 #   DEV_CLUSTER_NODE_IP  the node
 #   DEV_CLUSTER_NETNS    the node's network namespace, for nsenter --net=
 #   CONTAINERD_ADDRESS, CONTAINERD_NAMESPACE   with which `ctr` finds the node's containers and images
 #
 # Load an image with dev/cluster/load-image.sh FILE.tar, or `ctr images import FILE.tar`; one with busybox is there as
-# dev.local/busybox:1. There is no DNS and no volume provisioner, nothing enforces NetworkPolicies.
+# dev.local/busybox:1. The default StorageClass makes folders of the node's. There is no DNS, nothing enforces NetworkPolicies.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=dev/lib.sh

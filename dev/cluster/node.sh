@@ -149,6 +149,7 @@ authorization: {mode: AlwaysAllow}
 T
 : >resolv.conf
 daemon kubelet kubelet --config kubelet.yaml --kubeconfig kubelet.kubeconfig --root-dir "$folder/kubelet" --hostname-override node1 --node-ip "$node_ip"
+daemon volumes "$here/volumes.sh" "$folder/volumes"
 
 until_true 60 kubectl wait --for condition=Ready node/node1 --timeout 10s
 until_true 30 kubectl --namespace default get serviceaccount default # without which no pod can be made

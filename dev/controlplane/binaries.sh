@@ -4,7 +4,7 @@
 # Prints the folder that holds the programs, several folders with ":" between them, after making sure that they are
 # there; without PROGRAM those of a bare control plane: etcd, kube-apiserver and kubectl. Others are
 # kube-controller-manager, kube-scheduler, kube-proxy and kubelet; helm and kubeconform; kustomize-controller, with the
-# CRDs of Flux in crds/ beside it.
+# CRDs of Flux in crds/ beside it; oldest/kubectl, the oldest kubectl that the documentation promises to work with.
 # Taken in this order: $KUBEBUILDER_ASSETS, for the first three; the project's cache folder; built from the Go module
 # proxy with the versions pinned in the go.mod files (once). Progress goes to stderr.
 set -euo pipefail
@@ -31,9 +31,10 @@ find_go() {
 }
 
 # module PROGRAM: sets, for the go.mod that pins it, its folder, the pinned module with its version, and where it is built
-# to. One go.mod for each of the three, because they do not agree on the versions of Kubernetes' libraries.
+# to. One go.mod for each of the four, because they do not agree on the versions of Kubernetes' libraries.
 module() {
   case $1 in
+    oldest/kubectl) dir=oldest pinned=k8s.io/kubernetes name=oldest ;;
     helm | kubeconform) dir=helm pinned=helm.sh/helm/v4 name=helm ;;
     kustomize-controller) dir=flux pinned=github.com/fluxcd/kustomize-controller name=flux ;;
     etcd | kubectl | kubelet | kube-*) dir=. pinned=k8s.io/kubernetes name=controlplane ;;
@@ -43,16 +44,16 @@ module() {
   bin=$cache/$name-$version-$(cat "$dir/go.mod" "$dir/go.sum" | sha256sum | cut -c1-12)
 }
 
-# build PROGRAM: into $bin.
+# build PROGRAM: into $bin, under its name without a folder.
 build() {
-  local began ld="-s -w" package at
+  local began ld="-s -w" package at file=${1##*/}
   case $1 in
     etcd) package=go.etcd.io/etcd/server/v3 ;;
     kubeconform) package=github.com/yannh/kubeconform/cmd/kubeconform ;;
     helm) package=helm.sh/helm/v4/cmd/helm ld="$ld -X helm.sh/helm/v4/internal/version.version=$version" ;;
     kustomize-controller) package=github.com/fluxcd/kustomize-controller ;;
     *)
-      package=k8s.io/kubernetes/cmd/$1
+      package=k8s.io/kubernetes/cmd/$file
       for at in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
         ld="$ld -X $at.gitVersion=$version -X $at.gitMajor=1 -X $at.gitMinor=$(cut -d. -f2 <<<"$version")"
       done
@@ -63,12 +64,12 @@ build() {
   # one build at a time: others that want the same wait, and then find it
   exec {lock}>"$bin/.lock"
   flock "$lock"
-  if [ ! -x "$bin/$1" ]; then
+  if [ ! -x "$bin/$file" ]; then
     say "building $1 from source (once; kept in $bin) ..."
     began=$SECONDS
     [ "$1" != kustomize-controller ] || crds
-    (cd "$dir" && CGO_ENABLED=0 "$go" build -trimpath -ldflags "$ld" -o "$bin/$1.part" "$package")
-    mv "$bin/$1.part" "$bin/$1"
+    (cd "$dir" && CGO_ENABLED=0 "$go" build -trimpath -ldflags "$ld" -o "$bin/$file.part" "$package")
+    mv "$bin/$file.part" "$bin/$file"
     say "built $1 in $((SECONDS - began)) s"
   fi
   exec {lock}>&-
@@ -95,7 +96,7 @@ for program; do
       ;;
     *)
       module "$program"
-      [ -x "$bin/$program" ] || build "$program"
+      [ -x "$bin/${program##*/}" ] || build "$program"
       ;;
   esac
   case :$folders: in

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     CHART, Cluster, Postgres, RELEASE, SECRET, SYSTEM, TEAM, World, apply, condition, consumer, eventually, get, helm, key_of,
-    kubectl, kubectl_as, list, metrics, namespace, pods, secret, sqlite_volume, succeed, text, wait_for,
+    kubectl, kubectl_as, list, metrics, namespace, pods, secret, succeed, text, wait_for,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -90,7 +90,6 @@ async fn accounts_may_do_what_is_written_down_and_no_more() {
 async fn the_whole_cluster_is_a_choice_of_its_own() {
     let cluster = Cluster::alone().await;
     [SYSTEM, TEAM].into_iter().for_each(namespace);
-    sqlite_volume(SYSTEM, RELEASE);
     helm(&["install", RELEASE, CHART, "-n", SYSTEM, "--wait", "--timeout=90s", "--set", "secrets.clusterWide=true"]);
     cluster.people();
     let key = cluster.approved("jazz");

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     CHART, Check, Cluster, POSTGRES, Postgres, RELEASE, SECRET, SYSTEM, TEAM, apply, condition, consumer, eventually, fail, get,
-    helm, key_of, kubectl, namespace, pods, secret, sqlite_volume, wait_for,
+    helm, key_of, kubectl, namespace, pods, secret, wait_for,
 };
 
 /// The second one.
@@ -139,7 +139,6 @@ async fn two_installations_with_stores_of_their_own_know_nothing_of_each_other()
     let postgres = Postgres::new().await;
     cluster.install_on(&postgres, &[&SWEEPS[..], &["--set", SECOND_CONTROLLER]].concat());
     [SECOND_SYSTEM, SECOND_TEAM].into_iter().for_each(namespace);
-    sqlite_volume(SECOND_SYSTEM, SECOND);
     second("install", &[]);
     register(TEAM, "jazz");
     register(SECOND_TEAM, "blues");

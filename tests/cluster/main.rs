@@ -5,10 +5,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails may fail loudly")]
 #![allow(clippy::unused_self, reason = "who has the cluster to itself may do these things")]
 
+mod docs;
 mod gitops;
 mod install;
 mod installations;
 mod life;
+#[path = "../it/support/pages.rs"]
+mod pages;
 mod policies;
 mod siege;
 mod support;

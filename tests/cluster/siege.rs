@@ -174,7 +174,7 @@ async fn an_hour_of_churn_costs_the_others_nothing_on_sqlite() {
     check.answers(&key, SECRET, 200);
     churn_once();
     let volume = list("", "persistentvolumes", "").into_iter().find(|volume| volume["status"]["phase"] == "Bound").unwrap();
-    let folder = volume["spec"]["hostPath"]["path"].as_str().unwrap().to_owned();
+    let folder = volume["spec"]["local"]["path"].as_str().unwrap().to_owned();
     let mut store = SqliteConnection::connect(&format!("sqlite://{folder}/store.db")).await.unwrap();
     // In pieces: one writer at a time is SQLite's rule, and a tenant's deletions are small writes.
     for from in (0..HOUR).step_by(PIECE) {

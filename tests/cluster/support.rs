@@ -70,7 +70,7 @@ pub fn run(program: &str, args: &[&str], stdin: &str) -> Output {
     }
 }
 
-fn kubeconfig() -> String {
+pub fn kubeconfig() -> String {
     std::env::var("OAUTHCONSUMER_TEST_CLUSTER").expect("these tests need a cluster of their own: run `make test`, as root")
 }
 
@@ -78,7 +78,7 @@ fn kubeconfig() -> String {
 pub fn succeed(program: &str, args: &[&str], stdin: &str) -> String {
     let output = run(program, args, stdin);
     let said = text(&output);
-    assert!(output.status.success(), "{program} {}\n{said}\n{}", args.join(" "), everything());
+    assert!(output.status.success(), "{program} {}\n{said}\n{}", args.join(" "), everything(SYSTEM));
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -132,20 +132,20 @@ pub fn apply(objects: &[Value]) {
 pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let since = Instant::now();
     while !is_so() {
-        assert!(since.elapsed() < PATIENCE, "never came to: {what}\n{}", everything());
+        assert!(since.elapsed() < PATIENCE, "never came to: {what}\n{}", everything(SYSTEM));
         std::thread::sleep(Duration::from_millis(100));
     }
 }
 
-/// What there is in the cluster, for when a test has failed.
-fn everything() -> String {
+/// What there is in the cluster, and what an installation has said, for when a test has failed.
+pub fn everything(system: &str) -> String {
     let looks: [&[&str]; 4] = [
         &["get", "pods,jobs,pvc,svc", "-A", "-o", "wide"],
         &["get", "oauthconsumers", "-A", "-o", "wide"],
         &["get", "events", "-A", "--sort-by=.lastTimestamp"],
         &[
             "-n",
-            SYSTEM,
+            system,
             "logs",
             "-l",
             "app.kubernetes.io/name=oauthconsumer-operator",
@@ -233,7 +233,7 @@ impl Cluster {
         let releases: Value = serde_json::from_str(&helm(&["list", "-A", "-o", "json"])).unwrap();
         for release in releases.as_array().unwrap() {
             let (name, namespace) = (release["name"].as_str().unwrap(), release["namespace"].as_str().unwrap());
-            run("helm", &["uninstall", name, "-n", namespace, "--no-hooks", "--wait", "--timeout=60s"], "");
+            run("helm", &["uninstall", name, "-n", namespace, "--no-hooks"], "");
         }
         let cluster_wide = "crd,clusterrole,clusterrolebinding,validatingadmissionpolicy,validatingadmissionpolicybinding,\
                             mutatingadmissionpolicy,mutatingadmissionpolicybinding";
@@ -252,11 +252,15 @@ impl Cluster {
                 );
             }
         }
-        let own = list_all("namespaces").into_iter().map(|object| object["metadata"]["name"].as_str().unwrap().to_owned());
-        for namespace in own.filter(|name| name != "default" && !name.starts_with("kube-")) {
-            kubectl(&["delete", "namespace", &namespace, "--wait=true", "--timeout=120s"]);
+        let namespaces = list_all("namespaces");
+        let names = namespaces.iter().map(|object| object["metadata"]["name"].as_str().unwrap());
+        let own: Vec<_> = names.filter(|name| *name != "default" && !name.starts_with("kube-")).collect();
+        if !own.is_empty() {
+            // A namespace waits for five seconds, and then for five more if it still has what takes its time to go.
+            kubectl(&[&["delete", "namespace", "--wait=false"], &own[..]].concat());
+            kubectl(&["delete", "pods,persistentvolumeclaims", "-A", "--all", "--grace-period=0", "--force"]);
+            kubectl(&[&["wait", "namespace", "--for=delete", "--timeout=120s"], &own[..]].concat());
         }
-        kubectl(&["delete", "persistentvolumes", "--all", "--timeout=60s"]);
         eventually("the CRD is gone", || get("default", "crd", "oauthconsumers.oauthconsumers.dev").is_null());
         cluster
     }
@@ -264,7 +268,6 @@ impl Cluster {
     /// Installs the chart with SQLite, as `helm install` with these further arguments. Answers what Helm said.
     pub fn install(&self, args: &[&str]) -> String {
         [SYSTEM, TEAM].into_iter().for_each(namespace);
-        sqlite_volume(SYSTEM, RELEASE);
         self.helm("install", args)
     }
 
@@ -321,23 +324,6 @@ pub const POSTGRES: [&str; 6] = [
     "--set",
     "store.postgres.signin.secretName=store-signin",
 ];
-
-/// A volume of the node's for the store of a release, that goes with the cluster: there is no provisioner.
-pub fn sqlite_volume(namespace: &str, release: &str) {
-    let folder = format!("{}/stores/{}", std::env::var("DEV_CLUSTER_DIR").unwrap(), Uuid::new_v4());
-    std::fs::create_dir_all(&folder).unwrap();
-    // Volumes of this kind ignore fsGroup.
-    std::os::unix::fs::chown(&folder, Some(65532), Some(65532)).unwrap();
-    std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-    apply(&[json!({
-        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": { "name": format!("{namespace}-{release}-store") },
-        "spec": {
-            "capacity": { "storage": "1Gi" }, "accessModes": ["ReadWriteOnce"], "storageClassName": "",
-            "persistentVolumeReclaimPolicy": "Retain", "hostPath": { "path": folder, "type": "Directory" },
-            "claimRef": { "namespace": namespace, "name": format!("{release}-store") },
-        },
-    })]);
-}
 
 fn list_all(kind: &str) -> Vec<Value> {
     let found: Value = serde_json::from_str(&kubectl(&["get", kind, "-A", "-o", "json"])).unwrap();

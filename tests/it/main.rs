@@ -10,6 +10,7 @@ mod connections;
 mod crd;
 mod credentials;
 mod decisions;
+mod documentation;
 mod economy;
 mod edges;
 mod examples;

@@ -6,6 +6,7 @@ mod cluster;
 mod companion;
 pub mod corpus;
 mod operator;
+pub mod pages;
 mod program;
 mod proxy;
 mod records;
