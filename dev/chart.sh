@@ -70,7 +70,7 @@ ok=(--set 'namespaces={team-a}')
 postgres=(--set 'store.type=postgres,store.postgres.controller.secretName=a,store.postgres.signin.secretName=b')
 render "${ok[@]}" >/dev/null
 render "${ok[@]}" "${postgres[@]}" >/dev/null
-refuses 'which namespaces are managed has to be stated'
+refuses 'the values do not say which namespaces to manage'
 refuses 'leave one of them out' "${ok[@]}" --set secrets.clusterWide=true
 refuses "at '/controller/replicas': value must be 1" "${ok[@]}" --set controller.replicas=2
 refuses "at '/signin/replicas': value must be 1" "${ok[@]}" --set signin.replicas=2
@@ -79,16 +79,16 @@ refuses "at '/store/postgres/signin/secretName'" "${ok[@]}" --set store.type=pos
 refuses "at '/store/postgres/ca/configMapName'" "${ok[@]}" "${postgres[@]}" --set store.postgres.ca.secretName=a,store.postgres.ca.configMapName=b
 refuses "at '/store/sqlite/volume'" "${ok[@]}" --set store.sqlite.existingClaim=a,store.sqlite.volume.emptyDir.medium=Memory
 refuses "at '/store/type': value must be one of" "${ok[@]}" --set store.type=mysql
-refuses 'no approval can be proved' "${ok[@]}" --set cluster.policies=false
-refuses 'which this one is not' "${ok[@]}" --set 'cluster.create=false,cluster.controllers={a}'
+refuses 'no approval counts: leave the policies in' "${ok[@]}" --set cluster.policies=false
+refuses 'this release does not bring the policies' "${ok[@]}" --set 'cluster.create=false,cluster.controllers={a}'
 refuses "at '/approval/proof': value must be one of" "${ok[@]}" --set approval.proof=sometimes
-refuses 'memory has to be' "${ok[@]}" --set controller.resources.limits.cpu=32
+refuses 'limits.memory is too small' "${ok[@]}" --set controller.resources.limits.cpu=32
 # One thread keeps 19 MiB, connections take 32 or with TLS 64, and 64 are for everything else.
 one=(--set signin.resources.limits.cpu=1)
 render "${ok[@]}" "${postgres[@]}" "${one[@]}" --set signin.resources.limits.memory=115Mi >/dev/null
-refuses 'connections to /signin may take 32Mi, so memory has to be 115Mi' "${ok[@]}" "${postgres[@]}" "${one[@]}" --set signin.resources.limits.memory=114Mi
+refuses '32Mi for connections to /signin: set it to 115Mi' "${ok[@]}" "${postgres[@]}" "${one[@]}" --set signin.resources.limits.memory=114Mi
 render "${ok[@]}" "${postgres[@]}" "${one[@]}" --set signin.tls.secretName=a,signin.resources.limits.memory=147Mi >/dev/null
-refuses 'memory has to be 147Mi' "${ok[@]}" "${postgres[@]}" "${one[@]}" --set signin.tls.secretName=a,signin.resources.limits.memory=146Mi
+refuses 'set it to 147Mi' "${ok[@]}" "${postgres[@]}" "${one[@]}" --set signin.tls.secretName=a,signin.resources.limits.memory=146Mi
 refuses "at '/namespaces/0'" --set 'namespaces={Team_A}'
 refuses "additional properties 'aproval' not allowed" "${ok[@]}" --set aproval.proof=off
 refuses "additional properties 'prof' not allowed" "${ok[@]}" --set approval.prof=off

@@ -28,19 +28,19 @@ pub(super) fn conditions(_: &mut SchemaGenerator) -> Schema {
             "description": "One aspect of the object's state.",
             "required": ["type", "status", "lastTransitionTime", "reason", "message"],
             "properties": {
-                "type": {"type": "string", "maxLength": 316, "description": "Ready, Active, Approved, SecretReady or Stalled."},
-                "status": {"type": "string", "enum": ["True", "False", "Unknown"], "description": "Whether it holds."},
+                "type": {"type": "string", "maxLength": 316, "description": "What the condition is about: Ready, Active, Approved, SecretReady or Stalled."},
+                "status": {"type": "string", "enum": ["True", "False", "Unknown"], "description": "Whether the condition holds."},
                 "observedGeneration": {
-                    "type": "integer", "format": "int64", "minimum": 0, "description": "The generation of the spec it speaks of.",
+                    "type": "integer", "format": "int64", "minimum": 0, "description": "The generation of the spec that the condition describes.",
                 },
                 "lastTransitionTime": {
-                    "type": "string", "format": "date-time", "description": "When status last changed.",
+                    "type": "string", "format": "date-time", "description": "When the status of the condition last changed.",
                 },
                 "reason": {
                     "type": "string", "minLength": 1, "maxLength": 1024, "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
                     "description": "Why, in one word, for programs.",
                 },
-                "message": {"type": "string", "maxLength": 32768, "description": "Why, and what to do, for people."},
+                "message": {"type": "string", "maxLength": 32768, "description": "Why, for people, and what to do."},
             },
         },
     })
@@ -77,7 +77,7 @@ fn pending(kind: &str) -> Value {
         "type": kind,
         "status": "Unknown",
         "reason": "Pending",
-        "message": "Waiting for the controller",
+        "message": "Waiting for the controller. If this lasts, ask an administrator whether a controller manages this namespace.",
         "lastTransitionTime": "1970-01-01T00:00:00Z",
     })
 }

@@ -48,8 +48,8 @@ fn status(seen: &Observed, object: &Object, outcome: &Outcome) -> Option<StatusU
         Some(failure) => failure.status(object),
         None if seen.has_foreign_key(object) => {
             let message = format!(
-                "status.consumerKey is not the key of this object, which is {}; delete the object and create it again, \
-                 without a status",
+                "status.consumerKey is not the key of this object, which is {}. Delete the object, and create it again without a \
+                 status.",
                 seen.key_of(object)
             );
             Some(StatusUpdate::nothing(Reason::ForeignKey, &message, true))
@@ -63,15 +63,24 @@ fn deletion(object: &Object, outcome: &Outcome, failure: Option<&Failure>) -> Op
     let removed = outcome.record.as_ref().is_some_and(|stored| stored.record.is_removed());
     let message = match failure {
         None if object.other_finalizers.is_empty() => return None,
-        None => format!("the record is removed; the object waits for others to finish: {}", object.other_finalizers.join(", ")),
-        Some(_) if removed => "the record is removed, but the object could not be let go yet; retrying".to_owned(),
+        None => format!(
+            "The record is removed, so sign-in is refused. The object waits for finalizers of other programs: {}.",
+            object.other_finalizers.join(", ")
+        ),
+        Some(_) if removed => {
+            "The record is removed, so sign-in is refused. The controller could not remove its finalizer from the \
+                               object yet, and tries again."
+                .to_owned()
+        }
         Some(failure) => {
             let cause = match failure {
-                Failure::Store(_) => "the store does not answer",
+                Failure::Store(_) => "the store is unavailable",
                 Failure::Api(cause) => cause,
-                _ => "the operator could not finish",
+                _ => "the operator failed, and its log says why",
             };
-            let message = format!("the record could not be removed yet: {cause}; sign-in may still be possible; retrying");
+            let message = format!(
+                "The controller could not remove the record yet: {cause}. Sign-in may still be possible. The controller tries again."
+            );
             return Some(StatusUpdate::unknown(ConditionStatus::False, Reason::DeletionBlocked, &message));
         }
     };
@@ -85,8 +94,8 @@ fn events(seen: &Observed, outcome: &Outcome) -> Vec<EventDraft> {
     if outcome.cluster_restored {
         say(
             EventReason::ClusterRestored,
-            "the cluster shows an older version than the store has seen, so it was restored from a backup; \
-             every hash is compared with its Secret once"
+            "The cluster was restored from a backup: it shows an older version of the object than the store has seen. The \
+             controller compares every hash with its Secret once. Check which consumers are approved."
                 .into(),
         );
     }
@@ -95,7 +104,10 @@ fn events(seen: &Observed, outcome: &Outcome) -> Vec<EventDraft> {
     if let Some(revocation) = revoked.and_then(|stored| stored.record.revocation.as_ref())
         && seen.object.as_ref().is_some_and(|object| object.published.state != Some(State::Revoked))
     {
-        say(EventReason::Revoked, format!("sign-in is revoked in the store: {}", revocation.reason));
+        say(
+            EventReason::Revoked,
+            format!("Sign-in is revoked in the store: {}. The condition Active says how to allow it again.", revocation.reason),
+        );
     }
     let written =
         outcome.record.as_ref().filter(|after| seen.record.as_ref().is_none_or(|before| before.version != after.version));
@@ -103,20 +115,26 @@ fn events(seen: &Observed, outcome: &Outcome) -> Vec<EventDraft> {
     let key = &after.consumer_key;
     match seen.live() {
         Some(_) if after.is_removed() => {
-            say(EventReason::RecordRemoved, format!("the record of key {key} is removed; no consumer can sign in with it again"));
+            say(EventReason::RecordRemoved, format!("The record of key {key} is removed. Sign-in with this key is refused."));
         }
         None if after.is_removed() => {}
         // The key was published before, so this is no new consumer, and its decision no new one.
         None if seen.object.as_ref().is_some_and(|object| object.published.key.is_some()) => {
-            say(EventReason::RecordRepaired, format!("the record of key {key} was missing and is written again"));
+            say(
+                EventReason::RecordRepaired,
+                format!("The record of key {key} was missing in the store. The controller has written it again."),
+            );
         }
         None => {
-            say(EventReason::KeyGenerated, format!("the consumer key is {key}"));
+            say(EventReason::KeyGenerated, format!("The consumer key is {key}."));
             changes(seen, None, after, &mut say);
         }
         // What an edited row said was never true, so nothing changed from it.
         Some(before) if !before.intact => {
-            say(EventReason::RecordRepaired, format!("the record of key {key} had been edited in the store and is put right"));
+            say(
+                EventReason::RecordRepaired,
+                format!("The record of key {key} was edited in the store. The controller has restored it."),
+            );
         }
         Some(before) => changes(seen, Some(&before.record), after, &mut say),
     }
@@ -133,25 +151,26 @@ fn changes(seen: &Observed, before: Option<&Record>, after: &Record, say: &mut i
     let when = format!("{by} in generation {}", after.generation);
     match (before.and_then(decided), decided(after)) {
         (before, after) if before == after => {}
-        (_, Some(Decision { approved: true, .. })) => say(EventReason::Approved, format!("approved{when}")),
-        (_, Some(_)) => say(EventReason::Disapproved, format!("disapproved{when}")),
+        (_, Some(Decision { approved: true, .. })) => say(EventReason::Approved, format!("Approved{when}.")),
+        (_, Some(_)) => say(EventReason::Disapproved, format!("Disapproved{when}.")),
         (_, None) if after.unproved_approval.is_some() => {}
-        (_, None) => say(EventReason::Disapproved, format!("the approval is withdrawn{when}")),
+        (_, None) => say(EventReason::Disapproved, format!("The decision is withdrawn{when}.")),
     }
     if after.unproved_approval.is_some() && before.is_none_or(|before| before.unproved_approval.is_none()) {
-        let note = "spec.approved is true, but the API server did not check who set it, so it does not count";
+        let note = "The approval does not count: the API server did not check who set spec.approved. The condition Approved says \
+                    what to do.";
         say(EventReason::ApprovalUnproved, note.into());
     }
     match (before.and_then(|record| record.hold.as_ref()), &after.hold) {
         (before, after) if before == after.as_ref() => {}
-        (_, Some(why)) => say(EventReason::Held, format!("sign-in is on hold: {why}")),
-        (_, None) => say(EventReason::HoldLifted, "the hold is lifted".into()),
+        (_, Some(why)) => say(EventReason::Held, format!("Sign-in is on hold until an approver lifts the hold: {why}")),
+        (_, None) => say(EventReason::HoldLifted, "The hold is lifted.".into()),
     }
     match (before.map(|record| &record.secret), &after.secret) {
         (before, after) if before == Some(after) => {}
         (_, SecretOutcome::Refused(problem)) => say(EventReason::SecretUnusable, unusable(seen, *problem)),
         (Some(_), SecretOutcome::Accepted(_)) => {
-            say(EventReason::SecretChanged, "the Secret's value is accepted and in use".into());
+            say(EventReason::SecretChanged, "The Secret's value is accepted and in use.".into());
         }
         (None, SecretOutcome::Accepted(_)) => {}
     }

@@ -49,8 +49,8 @@ pub enum ConditionStatus {
 /// The status of an object whose record is what the object says.
 pub(super) fn from_record(seen: &Observed, object: &Object, record: &Record) -> StatusUpdate {
     if record.state == State::OutOfScope {
-        let message = "no controller manages this namespace, so sign-in is refused; an administrator adds the namespace to the \
-                       namespaces of an installation, or deletes this object";
+        let message = "No controller manages this namespace, so sign-in is refused. Ask an administrator to add the namespace to an \
+                       installation, or delete this object.";
         return StatusUpdate {
             committed: Committed::Nothing,
             ..StatusUpdate::unknown(ConditionStatus::Unknown, Reason::Pending, message)
@@ -66,10 +66,10 @@ pub(super) fn from_record(seen: &Observed, object: &Object, record: &Record) -> 
             unproved_approval: record.unproved_approval,
         },
         ready: first([revoked.clone(), unmet(&secret_ready)]).unwrap_or_else(|| {
-            ConditionState::new(ConditionStatus::True, Reason::Synced, "the store holds exactly what this object says")
+            ConditionState::new(ConditionStatus::True, Reason::Synced, "The store holds exactly what this object says.")
         }),
         active: first([revoked.clone(), on_hold(object, record), unmet(&secret_ready), unmet(&approved)])
-            .unwrap_or_else(|| ConditionState::new(ConditionStatus::True, Reason::Active, "the consumer can sign in")),
+            .unwrap_or_else(|| ConditionState::new(ConditionStatus::True, Reason::Active, "The consumer can sign in.")),
         stalled: first([revoked.clone(), unmet(&secret_ready).filter(|_| !may_pass(record))])
             .map(|state| ConditionState { status: ConditionStatus::True, ..state }),
         approved: revoked.unwrap_or(approved),
@@ -89,20 +89,21 @@ fn unmet(state: &ConditionState) -> Option<ConditionState> {
 fn revoked(record: &Record) -> Option<ConditionState> {
     let revocation = record.revocation.as_ref()?;
     let next = if revocation.disapproved {
-        "set spec.approved to true to allow sign-in again"
+        "To allow sign-in again, an approver sets spec.approved to true."
     } else {
-        "to allow sign-in again, set spec.approved to false, wait until status.decision.approved is false, then set it to true"
+        "To allow sign-in again, an approver sets spec.approved to false, waits until status.decision.approved is false, and sets \
+         it to true."
     };
     Some(ConditionState::new(
         ConditionStatus::False,
         Reason::Revoked,
-        format!("revoked in the store: {}; {next}", revocation.reason),
+        format!("Revoked in the store: {}. {next}", revocation.reason),
     ))
 }
 
 fn on_hold(object: &Object, record: &Record) -> Option<ConditionState> {
     let message = format!(
-        "on hold: {}; an approver lifts it: kubectl -n {} patch oac {} --field-manager oauthconsumers-approval --type merge \
+        "On hold: {}. An approver lifts the hold: kubectl -n {} patch oac {} --field-manager oauthconsumers-approval --type merge \
          -p '{{\"spec\":{{\"hold\":null}}}}'",
         record.hold.as_ref()?,
         object.namespace,
@@ -117,20 +118,22 @@ fn approved(record: &Record) -> ConditionState {
         return ConditionState::new(
             ConditionStatus::False,
             Reason::ApprovalUnproved,
-            "the approval does not count: the API server did not check who set spec.approved. An administrator restores the \
-             policy oauthconsumers-approve in this namespace; then an approver sets spec.approved to false, waits for the state \
-             Disapproved, and sets it to true",
+            "The approval does not count: the API server did not check who set spec.approved. An administrator restores the \
+             policy oauthconsumers-approve in this namespace. Then an approver sets spec.approved to false, waits for the state \
+             Disapproved, and sets it to true.",
         );
     }
     match record.decision.as_ref().map(|decision| decision.approved) {
-        Some(true) => ConditionState::new(ConditionStatus::True, Reason::Approved, "the approval counts"),
-        Some(false) => {
-            ConditionState::new(ConditionStatus::False, Reason::Disapproved, "spec.approved is false: sign-in is refused")
-        }
+        Some(true) => ConditionState::new(ConditionStatus::True, Reason::Approved, "The approval counts."),
+        Some(false) => ConditionState::new(
+            ConditionStatus::False,
+            Reason::Disapproved,
+            "spec.approved is false, so sign-in is refused. To allow it, an approver sets spec.approved to true.",
+        ),
         None => ConditionState::new(
             ConditionStatus::False,
             Reason::AwaitingApproval,
-            "the decision is still to be made: sign-in starts when an approver sets spec.approved to true",
+            "The decision is still to be made, so sign-in is refused. To allow it, an approver sets spec.approved to true.",
         ),
     }
 }
@@ -138,7 +141,7 @@ fn approved(record: &Record) -> ConditionState {
 fn secret_ready(seen: &Observed, object: &Object, record: &Record) -> ConditionState {
     match &record.secret {
         SecretOutcome::Accepted(_) => {
-            ConditionState::new(ConditionStatus::True, Reason::Accepted, "the Secret holds a usable value")
+            ConditionState::new(ConditionStatus::True, Reason::Accepted, "The Secret holds a usable value.")
         }
         SecretOutcome::Refused(problem) => {
             // The floor that it was judged by: two controllers with different ones must not write their own in turn.
@@ -176,7 +179,8 @@ impl StatusUpdate {
 
     /// The same, from a controller that does not read the Secret: it says what it has ended, and nothing of the rest.
     pub fn without_secret(self) -> Self {
-        let message = "sign-in is ended; the controller that manages this namespace has still to read the Secret";
+        let message = "A controller of other namespaces has ended sign-in. The controller of this namespace still has to look at the \
+                       object. If it does not, ask an administrator whether it runs.";
         Self {
             ready: ConditionState::new(ConditionStatus::Unknown, Reason::Pending, message),
             secret_ready: None,

@@ -3,12 +3,13 @@
 use super::conditions::{ConditionStatus, StatusUpdate};
 use super::{Missing, Object, Reason};
 
-/// Why a plan was not carried out.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a plan was not carried out. The docs of the variants are a part of docs/reference/messages.md.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::EnumCount, strum::EnumMessage)]
 pub enum Failure {
-    /// Another writer was faster, or more has to be known; a newer snapshot tells.
+    /// Another writer was faster, or the controller has to know more. The next attempt reads again.
     #[error("conflict: {0}")]
     Conflict(String),
+    /// The store does not answer, or refuses.
     #[error("{0}")]
     Store(String),
     /// The key belongs, or once belonged, to another consumer.
@@ -17,7 +18,7 @@ pub enum Failure {
     /// The API server does not answer, or refuses.
     #[error("{0}")]
     Api(String),
-    /// A fault of the operator: a panic, a time-out, a hash that cannot be computed.
+    /// The operator has a fault: a panic, a time-out, or a hash that it cannot compute.
     #[error("{0}")]
     Internal(String),
 }
@@ -74,17 +75,25 @@ impl Failure {
     pub(super) fn status(&self, object: &Object) -> Option<StatusUpdate> {
         let (ready, reason) = self.handling().ready?;
         let message = match self {
-            Self::Store(_) => "the store does not answer, so nothing can be said or changed; retrying",
-            Self::Internal(_) => "the operator failed and tries again; its log says why",
-            Self::Api(message) | Self::Conflict(message) => message,
+            Self::Store(_) => {
+                "The store is unavailable, so the controller can neither read nor change the record. It tries again. If this lasts, \
+                 ask an administrator to read its log."
+            }
+            Self::Internal(_) => {
+                "The operator failed on this object, and tries again. If this lasts, ask an administrator to read its log."
+            }
+            Self::Api(message) | Self::Conflict(message) => &format!("The controller {message}. It tries again."),
             Self::KeyInUse(key) => {
                 let message = if object.adopted_key.is_some() {
                     format!(
-                        "the key {key} belongs, or once belonged, to another consumer in the store; delete this object and choose \
-                         another key, or free that one in the store"
+                        "The key {key} belongs, or once belonged, to another consumer in the store. Delete this object, and create \
+                         it again with another key."
                     )
                 } else {
-                    format!("the key {key} of this object was brought along by another consumer; delete that one, then this one")
+                    format!(
+                        "Another consumer in the store holds the key {key}, which this object was to get. Delete this object, and \
+                         create it again: it then gets another key."
+                    )
                 };
                 return Some(StatusUpdate::nothing(reason, &message, true));
             }

@@ -20,21 +20,36 @@ pub struct SecretLimits {
 #[derive(Clone)]
 pub struct SecretValue(SecretSlice<u8>);
 
-/// Why a consumer has no usable secret.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, strum::Display, strum::EnumString)]
+/// Why a consumer has no usable secret. The docs of the variants are a part of docs/reference/messages.md.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    strum::Display,
+    strum::EnumMessage,
+    strum::EnumString,
+    strum::VariantArray,
+)]
 pub enum SecretProblem {
-    /// There is no Secret of that name in the namespace.
+    /// The namespace has no Secret with the name in `spec.secretRef.name`.
     NotFound,
+    /// The Secret has no data key with the name in `spec.secretRef.key`.
     KeyMissing,
-    /// Shorter than [`SecretLimits::min`]; an empty value, too.
+    /// The value has fewer bytes than `--min-secret-bytes`. It can be empty.
     TooShort,
-    /// Longer than [`SecretLimits::max`].
+    /// The value has more than 512 bytes.
     TooLong,
+    /// The value is binary data, or text in another encoding.
     NotUtf8,
-    /// Ends with a line break, as files do.
+    /// The value ends with a newline, as files and the output of `echo` do.
     TrailingNewline,
-    /// Begins or ends with white space.
+    /// The value has a space, a tab or other white space at an end.
     SurroundingWhitespace,
+    /// The value contains a newline, a tab, NUL or another control character.
     ControlCharacter,
 }
 
@@ -124,22 +139,30 @@ impl SecretProblem {
     pub fn message(self, namespace: &str, reference: &SecretRef, limits: SecretLimits) -> String {
         let (SecretRef { name: secret, key }, SecretLimits { min, max }) = (reference, limits);
         match self {
-            Self::NotFound => format!("Secret {secret:?} does not exist in this namespace; sign-in starts when it does"),
-            Self::KeyMissing => format!("Secret {secret:?} has no key {key:?}; add it, or name another in spec.secretRef.key"),
-            Self::TooShort => {
-                format!("the value of {key:?} in Secret {secret:?} is shorter than {min} bytes; use {min} to {max}")
+            Self::NotFound => {
+                format!("Secret {secret:?} does not exist in this namespace. Create it, or name another in spec.secretRef.name.")
             }
-            Self::TooLong => format!("the value of {key:?} in Secret {secret:?} is longer than {max} bytes; use {min} to {max}"),
-            Self::NotUtf8 => format!("the value of {key:?} in Secret {secret:?} is not UTF-8 text"),
+            Self::KeyMissing => {
+                format!("Secret {secret:?} has no key {key:?}. Add the key, or name another in spec.secretRef.key.")
+            }
+            Self::TooShort => {
+                format!("The value of {key:?} in Secret {secret:?} is shorter than {min} bytes. Use {min} to {max} bytes.")
+            }
+            Self::TooLong => {
+                format!("The value of {key:?} in Secret {secret:?} is longer than {max} bytes. Use {min} to {max} bytes.")
+            }
+            Self::NotUtf8 => format!("The value of {key:?} in Secret {secret:?} is not UTF-8 text. Replace it with text."),
             Self::TrailingNewline => format!(
-                "the value of {key:?} in Secret {secret:?} ends with a newline, which clients do not send; write it without: \
+                "The value of {key:?} in Secret {secret:?} ends with a newline, which clients do not send. Write it without: \
                  printf '{{\"data\":{{\"{key}\":\"%s\"}}}}' \"$(printf %s \"$VALUE\" | base64 -w0)\" | \
                  kubectl -n {namespace} patch secret {secret} --type merge --patch-file /dev/stdin"
             ),
             Self::SurroundingWhitespace => {
-                format!("the value of {key:?} in Secret {secret:?} begins or ends with white space; remove it")
+                format!("The value of {key:?} in Secret {secret:?} begins or ends with white space. Remove it.")
             }
-            Self::ControlCharacter => format!("the value of {key:?} in Secret {secret:?} holds a control character; remove it"),
+            Self::ControlCharacter => {
+                format!("The value of {key:?} in Secret {secret:?} contains a control character. Remove it.")
+            }
         }
     }
 }

@@ -43,7 +43,9 @@ pub(super) async fn finish(ctx: &Context, snapshot: Snapshot, outcome: Outcome, 
         let (namespace, name, handling) = (snapshot.object.namespace(), snapshot.object.name_any(), cause.handling());
         ctx.metrics.reconciles.inc(handling.result);
         if handling.is_logged {
-            warn!(namespace, name, %cause, "not reconciled");
+            // Cause: the store or the API server fails, or the operator has a fault.
+            // Next step: none if it passes. Else read `cause`, and [troubleshoot](../how-to/troubleshoot.md#the-status-does-not-change).
+            warn!(namespace, name, %cause, "the consumer was not reconciled; the controller tries again");
         } else {
             debug!(namespace, name, %cause, "not reconciled");
         }

@@ -206,7 +206,9 @@ async fn wait_for_crd(settings: &Settings, client: &Client, readiness: &Readines
             }
             Err(error) => format!("OAuthConsumers cannot be listed: {}", failure::message(&error)),
         };
-        warn!("waiting: {what}");
+        // Cause: the CRD is missing, or the API server does not answer or refuses.
+        // Next step: read `cause`. Install the CRD, or correct the controller's rights.
+        warn!(cause = what, "waiting until OAuthConsumers can be listed");
         readiness.missing("crd", what);
         tokio::time::sleep(CRD_PAUSE).await;
     }
@@ -226,7 +228,7 @@ impl Context {
     /// another cluster, is more likely a mistake than the truth.
     async fn doubt(&self, with_object: usize, missing: usize, limit: usize) -> Result<Option<&'static str>, Failure> {
         if missing > limit && with_object == 0 {
-            return Ok(Some("no object at all has a record"));
+            return Ok(Some("none of the objects has a record"));
         }
         let is_other_cluster = missing > 0 && !self.is_same_cluster().await?;
         Ok(is_other_cluster.then_some("the UID of kube-system is not the cluster id of the records"))

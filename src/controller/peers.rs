@@ -51,11 +51,17 @@ pub(super) async fn run(ctx: Arc<Context>, shutdown: CancellationToken) {
     period.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while shutdown.run_until_cancelled(period.tick()).await.is_some() {
         if let Err(error) = ctx.peers.refresh(&*ctx.store).await {
-            warn!(%error, "this controller could not check in with the store; the others may take it for ended");
+            // Cause: the store fails.
+            // Next step: none if it passes. Else read `error`.
+            warn!(%error, "the controller could not tell the store that it runs; other controllers may take it for stopped");
         }
     }
     if !matches!(timeout(CHECK_OUT_TIMEOUT, ctx.store.check_out(&ctx.peers.own.instance)).await, Ok(Ok(()))) {
-        warn!("this controller could not check out; the others take it for running for {MISSED_PERIODS} periods more");
+        // Cause: the store fails.
+        // Next step: none.
+        warn!(
+            "the controller could not tell the store that it stops; others take it for running for {MISSED_PERIODS} sweep periods"
+        );
     }
 }
 

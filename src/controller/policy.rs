@@ -61,10 +61,12 @@ impl PolicyChecks {
             return Ok(PolicyEnforced::Enforced);
         }
         ctx.metrics.approvals_unproved.inc();
+        // Cause: the policy is missing, was changed, does not bind this namespace, or does not deny. Or the controller's account has
+        // the verb `approve`.
+        // Next step: [restore the policy and approve again](../explanation/approval.md#recover).
         error!(
             object = format!("OAuthConsumer {namespace}/{}", object.name_any()),
-            "the API server lets the operator itself approve, so the policy oauthconsumers-approve is missing, was changed, does \
-             not bind this namespace, does not deny, or the operator was given the verb approve: the approval does not count"
+            "the policy oauthconsumers-approve does not keep the controller itself from approving, so the approval does not count"
         );
         Ok(PolicyEnforced::Absent)
     }
@@ -114,6 +116,6 @@ fn is_refused(verb: &str, namespace: &str, name: &str, tried: kube::Result<OAuth
     if has_code(&error, 403) && message(&error).starts_with(&refusal) {
         return Ok(true);
     }
-    let what = format!("OAuthConsumer {namespace}/{name} without effect, to see whether approvals are guarded");
+    let what = format!("OAuthConsumer {namespace}/{name} in a dry run that tests the policy oauthconsumers-approve");
     Err(api(verb, &what, &error))
 }

@@ -280,7 +280,9 @@ impl Feeds {
         let objects = self.objects.for_each(|event| {
             match event {
                 Ok(event) => scope.on_object(event),
-                Err(error) => warn!(%error, "watching OAuthConsumers failed; trying again"),
+                // Cause: the API server does not answer, or refuses.
+                // Next step: none if it passes. Else read `error`, and correct the controller's rights or network.
+                Err(error) => warn!(%error, "OAuthConsumers cannot be watched; the controller tries again"),
             }
             std::future::ready(())
         });
@@ -293,7 +295,9 @@ impl Feeds {
                     if let Some(why) = refusal(&error) {
                         scope.set_secrets_refused(Some(why));
                     }
-                    warn!(%error, "watching Secrets failed; trying again");
+                    // Cause: the API server does not answer, or refuses, as after the namespace was deleted.
+                    // Next step: none if it passes. Else [the line `[!] secrets`](../how-to/troubleshoot.md#a-pod-is-not-ready).
+                    warn!(%error, "Secrets cannot be watched; the controller tries again");
                 }
             }
             std::future::ready(())

@@ -71,7 +71,9 @@ impl Snapshot {
                 Ok(policy) => policy,
                 // What ends a sign-in does not wait for it: the approval does not count.
                 Err(cause) if !view.allows_signin() => {
-                    warn!(%cause, "it is not known who may approve, and sign-in is to end: the approval does not count");
+                    // Cause: sign-in had to end while the API server did not answer, or another policy refused.
+                    // Next step: [approve again](../explanation/approval.md#recover).
+                    warn!(%cause, "the policy oauthconsumers-approve could not be tested, so the approval does not count");
                     PolicyEnforced::Absent
                 }
                 Err(cause) => return Err(cause),

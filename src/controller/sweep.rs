@@ -48,7 +48,9 @@ pub(super) async fn run(ctx: Arc<Context>) {
             Ok(()) => {
                 sweep.ctx.metrics.sweeps.inc();
             }
-            Err(failure) => warn!(cause = %failure, "the sweep was not finished; it tries again next period"),
+            // Cause: the store or the API server fails.
+            // Next step: none if it passes. Else read `cause`.
+            Err(failure) => warn!(cause = %failure, "a sweep was not finished; the next one tries again"),
         }
     }
 }
@@ -57,7 +59,9 @@ pub(super) async fn run(ctx: Arc<Context>) {
 pub(super) async fn follow_deletions(ctx: Arc<Context>, mut deleted: mpsc::UnboundedReceiver<Arc<OAuthConsumer>>) {
     while let Some(object) = deleted.next().await {
         if let Err(failure) = deny_anywhere(&ctx, object.clone()).await {
-            warn!(object = object.name_any(), cause = %failure, "the record of a deleted object is left to the sweep");
+            // Cause: the store or the API server fails.
+            // Next step: none if it passes. Else read `cause`.
+            warn!(object = object.name_any(), cause = %failure, "the record of a deleted object was not removed; the next sweep tries again");
         }
     }
 }
@@ -97,7 +101,9 @@ impl Sweep {
         self.report_secrets().await;
         let mut failures = [compared, dropped, reported].into_iter().filter_map(Result::err);
         let first = failures.next();
-        failures.for_each(|failure| warn!(cause = %failure, "a part of the sweep was not finished"));
+        // Cause: the store or the API server fails.
+        // Next step: none if it passes. Else read `cause`.
+        failures.for_each(|failure| warn!(cause = %failure, "a part of a sweep was not finished; the next sweep tries again"));
         first.map_or(Ok(()), Err)
     }
 
@@ -186,7 +192,9 @@ impl Sweep {
     async fn end_outside(&mut self, object: Arc<OAuthConsumer>) {
         if let Err(failure) = deny_anywhere(&self.ctx, object.clone()).await {
             let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-            warn!(namespace, name, cause = %failure, "the sign-in of a deleted or disapproved consumer outside the managed namespaces could not be ended; trying again");
+            // Cause: the store or the API server fails.
+            // Next step: none if it passes. Else read `cause`, and [stop the consumer](../how-to/stop.md).
+            warn!(namespace, name, cause = %failure, "the sign-in of a consumer outside the managed namespaces was not ended; the next sweep tries again");
             self.unfinished.push(object);
         }
     }
@@ -204,20 +212,31 @@ impl Sweep {
         self.orphans[side].left = i64::try_from(found).unwrap_or(i64::MAX);
         self.orphans[side].is_guarded = found > limit || doubt.is_some();
         if let Some(doubt) = doubt {
-            error!(orphans = found, doubt, "records lack an object, and nothing is removed; is this the right cluster?");
+            // Cause: the controller asks another cluster, or all objects are gone. `doubt` says which.
+            // Next step: [check the cluster](../how-to/monitor.md#when-the-sweep-removes-nothing).
+            error!(
+                orphans = found,
+                doubt, "records have no object, and the sweep removes none; check that this is the right cluster"
+            );
             return Ok(());
         }
         if found > limit {
+            // Cause: many objects were deleted without their finalizer.
+            // Next step: [check whether the records may go](../how-to/monitor.md#when-the-sweep-removes-nothing).
             error!(
                 orphans = found,
-                limit, "more records lack an object than one sweep removes; was something deleted by mistake?"
+                limit, "more records have no object than one sweep removes; check that no objects were deleted by mistake"
             );
         }
         for stored in orphans.into_iter().take(limit) {
             let (namespace, name) = (stored.record.namespace.clone(), stored.record.object.clone());
             match deny_anywhere(&self.ctx, Arc::new(object_of(&stored.record))).await {
                 Ok(()) => self.orphans[side].left -= 1,
-                Err(failure) => warn!(namespace, name, cause = %failure, "a record without an object could not be removed"),
+                // Cause: the store or the API server fails.
+                // Next step: none if it passes. Else read `cause`.
+                Err(failure) => {
+                    warn!(namespace, name, cause = %failure, "a record without an object was not removed; the next sweep tries again");
+                }
             }
         }
         Ok(())
@@ -231,12 +250,16 @@ impl Sweep {
         let (namespace, name) = (stored.record.namespace.clone(), stored.record.object.clone());
         match close_unseen(&self.ctx, stored.clone()).await {
             Ok(Some(closed)) => {
-                warn!(namespace, name, "this installation no longer manages the namespace: sign-in is refused until it does");
+                // Cause: the namespace was taken out of `--namespaces`.
+                // Next step: none if that was meant. Else add the namespace again, or [move it](../how-to/installations.md#move-a-namespace).
+                warn!(namespace, name, "this installation no longer manages the namespace, so the consumer's sign-in is refused");
                 closed
             }
             Ok(None) => stored,
             Err(cause) => {
-                warn!(namespace, name, %cause, "a consumer in a namespace that was given up could not be closed");
+                // Cause: the store fails.
+                // Next step: none if it passes. Else read `cause`.
+                warn!(namespace, name, %cause, "the sign-in of a consumer that is no longer managed was not ended; the next sweep tries again");
                 stored
             }
         }
@@ -258,7 +281,7 @@ impl Sweep {
             }
         }
         if dropped > 0 {
-            info!(dropped, "dropped old tombstones");
+            info!(dropped, "old tombstones were deleted");
         }
         Ok(())
     }
@@ -275,8 +298,8 @@ impl Sweep {
         self.ctx.metrics.secrets_unreadable.set(i64::try_from(refused.len()).unwrap_or(i64::MAX));
         let note = (!refused.is_empty()).then(|| {
             format!(
-                "cannot be listed or watched, so accepted secrets stay in use and changes are not noticed; if that is forbidden, \
-                 grant get, list and watch ({})",
+                "these cannot be listed or watched, so accepted secrets stay in use and changes are not noticed; grant get, list and \
+                 watch, or take a deleted namespace out of --namespaces ({})",
                 refused.join("; ")
             )
         });
@@ -294,6 +317,8 @@ impl Sweep {
         }
         self.unattended = count;
         for OpenRecords { cluster_id, namespace, installation, count } in unattended {
+            // Cause: their controller is gone for good, or pauses.
+            // Next step: start their controller, or [add the namespace to an installation](../how-to/installations.md#what-a-shared-store-means).
             warn!(
                 cluster_id,
                 namespace,

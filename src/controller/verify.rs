@@ -118,7 +118,10 @@ impl Verification {
         if let Ok(records) = ctx.store.live(cluster_id).await {
             self.differences(&records, true);
         }
-        info!(seconds = waited.as_secs_f32(), "all records have been compared with their objects: they count");
+        info!(
+            seconds = waited.as_secs_f32(),
+            "all records have been compared with their objects, and let approved consumers sign in"
+        );
         Ok(CHECK_PERIOD)
     }
 
@@ -145,7 +148,9 @@ impl Verification {
                 continue;
             };
             let (namespace, name, key) = (&record.namespace, &record.object, &record.consumer_key);
-            warn!(namespace, name, %key, "its record was open and its object says otherwise: closed until it was looked at");
+            // Cause: the store was restored or edited.
+            // Next step: none. A reconcile that follows puts the record right.
+            warn!(namespace, name, %key, "the record may allow a sign-in that its object does not; sign-in is refused until a reconcile");
             self.ctx.scopes.enqueue(namespace, name);
         }
         Ok(are_closed)
@@ -183,9 +188,11 @@ impl Verification {
         let count = open.values().filter(|stored| inside(stored)).count();
         let shared = open.keys().filter(|uid| generations.contains_key(*uid)).count();
         if let Some(doubt) = ctx.doubt(shared, count.saturating_sub(shared), ORPHANS_WITHOUT_DOUBT).await? {
+            // Cause: the controller asks another cluster or store, or all objects are gone. `doubt` says which.
+            // Next step: [check cluster and store](../explanation/epochs.md#what-the-controller-does).
             error!(
                 doubt,
-                "the records cannot be compared with their objects, and sign-in is not checked; is this the right cluster and store?"
+                "the records cannot be compared with their objects, so sign-in is not checked; check the cluster and the store's URL"
             );
             return Ok(None);
         }

@@ -97,8 +97,9 @@ impl Port {
             let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // The client has gone already, or the process has no file descriptor left. Both pass.
-                    warn!(%error, "a connection could not be accepted");
+                    // Cause: the client has gone already, or the process has no file descriptor left. Both pass.
+                    // Next step: none, or raise the limit of open files if `error` names it.
+                    warn!(%error, "a connection could not be accepted; the port goes on to accept others");
                     sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
@@ -111,7 +112,9 @@ impl Port {
         }
         drop(listener);
         if timeout(SHUTDOWN_TIMEOUT, graceful.shutdown()).await.is_err() {
-            warn!("clients that were still sending were cut off");
+            // Cause: clients send or read too slowly.
+            // Next step: none. The clients try again.
+            warn!("the shutdown has closed connections whose requests were not finished");
         }
     }
 }

@@ -56,8 +56,12 @@ enum Trust {
 /// Why what a store says does not count.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Distrusted {
-    #[error("it is a former primary: a later timeline has been seen")]
+    /// Cause: the store's URL leads to a server that was replaced by a failover.
+    /// Next step: let the URL lead to the primary. After a restore to an earlier timeline, restart the process.
+    #[error("it is a former primary: a later timeline has been seen; let the store's URL lead to the primary")]
     FormerPrimary,
+    /// Cause: the store was restarted, restored or failed over.
+    /// Next step: wait. If it lasts, start a controller that reaches the API server.
     #[error("waiting for a controller to compare all records with their objects")]
     Unverified,
 }

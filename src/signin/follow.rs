@@ -70,10 +70,17 @@ impl Follower {
             let feed = self.directory.advance(&head, self.applied).map_err(|why| unavailable(why.to_string()))?;
             match feed {
                 Feed::WentBack => {
-                    warn!(sequence = head.sequence, "the store has gone back: no sign-in until all records were compared");
+                    // Cause: the store was restored, or its URL leads to another server.
+                    // Next step: none after a restore. Else check the store's URL.
+                    warn!(
+                        sequence = head.sequence,
+                        "the store shows an older state than before; sign-in is not checked until a controller has verified all records"
+                    );
                 }
                 Feed::NewEpoch => {
-                    info!("the store has failed over or was restored: no sign-in until all records were compared");
+                    info!(
+                        "the store was restarted, restored or failed over; sign-in is not checked until a controller has verified all records"
+                    );
                 }
                 Feed::Reload | Feed::Continues => {}
             }

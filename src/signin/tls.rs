@@ -37,12 +37,14 @@ struct Pem {
 
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
+    /// Next step: check `--signin-tls-cert`, `--signin-tls-key` and the rights on the files.
     #[error("failed to read {0}: {1}")]
     File(PathBuf, std::io::Error),
-    /// A file does not hold what it should.
+    /// Next step: put the certificate chain and the private key into the files, in PEM.
     #[error("{0} holds no usable {1} in PEM: {2}")]
     Pem(PathBuf, &'static str, pem::Error),
-    /// The two do not go together, or rustls does not take them.
+    /// Cause: the key is of another certificate, or of a kind that is not supported.
+    /// Next step: use the key that belongs to the certificate.
     #[error("the certificate and its key cannot be used: {0}")]
     Refused(#[from] rustls::Error),
 }
@@ -67,7 +69,8 @@ impl Certificate {
             match self.reload() {
                 Ok(true) => info!(file = %self.chain_file.display(), "the certificate has changed and is in use"),
                 Ok(false) => {}
-                Err(error) => warn!(%error, "the certificate has changed and cannot be used; the former one stays in use"),
+                // Next step: correct the certificate and the key in [the Secret](../how-to/gateway.md#4-encrypt-the-connection-to-the-check).
+                Err(error) => warn!(%error, "the certificate files cannot be used; the former certificate stays in use"),
             }
         }
     }

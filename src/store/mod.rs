@@ -205,36 +205,51 @@ pub enum Access {
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The record was written since it was read. Look again.
+    /// The record was written since it was read.
+    /// Next step: try again.
     #[error("another writer has changed the record in the meantime")]
     Conflict,
-    /// The key belongs, or once belonged, to another object.
+    /// Cause: the key belongs, or once belonged, to another consumer.
+    /// Next step: as for the [reason `KeyInUse`](#conditions).
     #[error("the consumer key {0} is in use")]
     KeyInUse(ConsumerKey),
     /// No answer, or none in time. Whether a write happened is unknown.
+    /// Cause: the database is down, full, not reachable or refuses.
+    /// Next step: [look at the line `store` of `/readyz`](../how-to/troubleshoot.md#a-pod-is-not-ready).
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The URL names no store that we know.
+    /// Next step: correct `--store-url` or the file of `--store-url-file`.
     #[error("the store URL must begin with sqlite:// or postgres://")]
     UnknownScheme,
-    /// The URL cannot be understood. What is wrong with it is not said, because it may hold a password.
+    /// What is wrong with it is not said, because it may hold a password.
+    /// Cause: often a character in the password that is not percent-encoded.
+    /// Next step: correct the URL.
     #[error("the store URL cannot be understood; it has the form postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
     BadUrl,
+    /// Cause: two pods use one file.
+    /// Next step: scale to one pod, or [install on PostgreSQL](../how-to/postgres.md).
     #[error("another controller uses {0}; a SQLite store has one controller: stop the other one, or use PostgreSQL")]
     Locked(String),
+    /// Cause: the disk, a network file system, or a copy of a file in use.
+    /// Next step: [restore the file](../how-to/backup.md#sqlite), or remove it.
     #[error(
-        "{path} is damaged ({finding}); restore it from a backup, or remove it: records are then written again, under the same keys"
+        "{path} is damaged ({finding}); restore it from a backup, or remove it: the controller then writes all records again"
     )]
     Damaged { path: String, finding: String },
+    /// Cause: the folder is missing, or belongs to another user.
+    /// Next step: [give the volume to user 65532](../how-to/install.md#when-it-does-not-install).
     #[error("failed to open {0}: {1}")]
     File(String, std::io::Error),
+    /// Cause: the database is down, not reachable or refuses.
+    /// Next step: none for `run`, `controller` and `signin`, which try again. Else check the URL and the server.
     #[error("failed to open the store: {0}")]
     Database(String),
-    /// Its schema could not be brought up to date.
+    /// Cause: the role does not own the tables, or the database has other tables of these names.
+    /// Next step: use [the role that owns the tables](../how-to/postgres.md#1-make-the-roles-and-the-database).
     #[error("failed to bring the store's schema up to date: {0}")]
     Migration(String),
 }

@@ -51,15 +51,16 @@ impl Notifications {
 
     pub(super) fn complaint(&self) -> Option<&'static str> {
         self.lost.load(Ordering::Relaxed).then_some(
-            "the store's notifications do not arrive, so changes are seen a little later; a pooler in transaction mode cannot \
-             LISTEN: connect directly, or through a pooler in session mode",
+            "a pooler in transaction mode cannot LISTEN; connect to PostgreSQL directly, or through a pooler in session mode",
         )
     }
 
     fn set_lost(&self, lost: bool) {
         if self.lost.swap(lost, Ordering::Relaxed) != lost {
             if let Some(complaint) = self.complaint() {
-                warn!("{complaint}");
+                // Cause: a pooler in transaction mode, or PostgreSQL does not answer.
+                // Next step: connect directly, or through [a pooler in session mode](../how-to/postgres.md#poolers-and-connections).
+                warn!(complaint, "the store's notifications do not arrive, so changes are seen a little later");
             } else {
                 info!("the store's notifications arrive again");
             }

@@ -8,11 +8,15 @@ const MAX_ATTEMPTS: usize = 10;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RevokeError {
-    #[error("no consumer has the key {0}; is this the right store, and the whole key?")]
+    /// Next step: compare the store's URL with the controller's, and the key with `status.consumerKey`.
+    #[error("no consumer in this store has the key {0}; check the store's URL and the key")]
     Unknown(ConsumerKey),
-    #[error("the consumer with the key {0} is removed already; no sign-in is possible with it")]
+    /// Next step: none. Sign-in with the key is refused already.
+    #[error("the consumer with the key {0} is removed already, so its sign-in is refused")]
     Removed(ConsumerKey),
-    #[error("failed to revoke: {0}")]
+    /// Cause: the store does not answer, or the role may not write.
+    /// Next step: use [a role that may write](../how-to/postgres.md#further-roles).
+    #[error("failed to revoke the consumer: {0}")]
     Store(#[from] StoreError),
 }
 

@@ -184,7 +184,9 @@ where
         let fits = self.try_get::<String, _>("checksum").is_ok_and(|stored| stored == checksum(&record));
         let stored = Stored { record, version: self.try_get("version")?, intact: fits && damage.is_none() };
         if let Some(cause) = damage {
-            error!(%cause, "a row of the store cannot be read; it lets no consumer in");
+            // Cause: another program has written to the store.
+            // Next step: none for the row, which the controller restores from its object. Find out who writes to the store.
+            error!(%cause, "a row of the store cannot be read and lets no consumer in");
             // It is put right like any other edit, unless it does not say whose it is.
             for column in ["consumer_key", "cluster_id", "uid"] {
                 self.try_get::<String, _>(column)?;

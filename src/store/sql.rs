@@ -297,13 +297,15 @@ where
 
 /// The head that all rows of an answer carry.
 fn head(rows: &[impl Readable]) -> Result<Head, StoreError> {
-    let first = rows.first().ok_or_else(|| StoreError::Unavailable("its feed has no head".into()))?;
+    let first = rows.first().ok_or_else(|| StoreError::Unavailable("its table feed is empty".into()))?;
     Ok(first.head()?)
 }
 
 /// A row that cannot be read was edited by hand; it must not keep the others from being read.
 fn readable<T>(read: Result<T, sqlx::Error>) -> Option<T> {
-    read.inspect_err(|cause| error!(%cause, "a row of the store cannot be read, and is passed over")).ok()
+    // Cause: another program has written to the store.
+    // Next step: correct `consumer_key`, `cluster_id` and `uid` of the row, or delete the row.
+    read.inspect_err(|cause| error!(%cause, "a row of the store cannot be read and is skipped")).ok()
 }
 
 /// Brings the schema up to date. Migrations that are newer than this program are let be: they only ever add, so that

@@ -35,31 +35,31 @@ macro_rules! metrics {
 
 metrics! {
     reconciles: Counters<ReconcileResult> = "Reconciles, by result",
-    reconcile_duration: Seconds = "Time a reconcile takes",
-    effects: Counters<Operation> = "What the controller did",
-    events_dropped: Counter = "Events that could not be published",
+    reconcile_duration: Seconds = "Time that a reconcile takes",
+    effects: Counters<Operation> = "Changes that the controller made, by effect",
+    events_dropped: Counter = "Events that the controller could not publish",
     watching: Gauge = "1 once OAuthConsumers are watched, 0 while waiting for the CRD or the first list",
     approval_proof: Gauge =
-        "1 if an approval counts only when the API server is known to ask who may approve, 0 if that is not looked at",
-    approvals_unproved: Counter = "Approvals that did not count because the API server does not ask who may approve",
+        "1 if the controller tests the policy oauthconsumers-approve before it honours an approval, 0 if --approval-proof is off",
+    approvals_unproved: Counter = "Approvals that did not count because the policy oauthconsumers-approve was not enforced",
     sweeps: Counter = "Sweeps that were finished",
-    records: Gauge = "Live records, as of the last sweep",
-    records_unattended: Gauge = "Records that can sign in and that no running controller looks after, as of the last sweep",
+    records: Gauge = "Records of the cluster without tombstones, as of the last sweep",
+    records_unattended: Gauge = "Records that can sign in and that no running controller manages, as of the last sweep",
     secrets_below_floor: Gauge =
         "Secrets in use that were accepted under a lower --min-secret-bytes than today's, as of the last sweep",
     secrets_unreadable: Gauge =
-        "Namespaces (or 1 for all of them) whose Secrets cannot be listed: accepted secrets stay in use",
-    orphans: Gauge = "Records without an object, as of the last sweep",
-    sweep_guard: Gauge = "1 while there are more orphans than one sweep may remove",
+        "Namespaces (or 1 for all of them) whose Secrets cannot be listed or watched, so accepted secrets stay in use",
+    orphans: Gauge = "Records without an object that the last sweep did not remove",
+    sweep_guard: Gauge = "1 while the last sweep removed fewer orphans than it found, or doubted the list or the cluster",
     signin_checks: Counters<CheckOutcome> = "Sign-in checks, by outcome",
-    signin_duration: Seconds = "Time a sign-in check takes",
+    signin_duration: Seconds = "Time that a sign-in check takes",
     signin_hashes: Counter = "Hashes computed for sign-in checks",
     store_lookups: Counter = "Lookups in the store by sign-in checks",
-    connections_refused: Counters<PortName> = "Connections that were closed for want of a slot, by port",
+    connections_refused: Counters<PortName> = "Connections that were closed because no slot was free, by port",
     directory_records: Gauge = "Records in memory, without tombstones",
-    feed_loads: Counter = "How often all records were read into memory",
-    feed_notifications: Gauge = "0 while the store's notifications do not arrive, and changes are found by asking alone",
-    directory_current: Gauge = "1 while memory is known to hold what the store holds",
+    feed_loads: Counter = "How often the sign-in check read all records into memory",
+    feed_notifications: Gauge = "0 while the store's notifications do not arrive, so the sign-in check finds changes by polling",
+    directory_current: Gauge = "1 while the records in memory are known to be current",
 }
 
 /// A counter for each value of a label.

@@ -16,7 +16,8 @@ pub fn on_signal() -> std::io::Result<CancellationToken> {
                 info!("shutting down: finishing what has begun");
                 cancelled.cancel();
             } else {
-                warn!("second signal: leaving at once");
+                // Next step: none.
+                warn!("second signal: the process ends at once, with code 130");
                 std::process::exit(130);
             }
         }

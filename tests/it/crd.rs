@@ -267,7 +267,7 @@ async fn the_api_server_keeps_keys_as_they_are() {
     }
     let late = Patch::Merge(json!({ "spec": { "consumerKey": "too-late-1" } }));
     let refusal = cluster.consumers.patch(name, &PatchParams::default(), &late).await.unwrap_err().to_string();
-    assert!(refusal.contains("only be given when the object is created"), "{refusal}");
+    assert!(refusal.contains("can only be given when the object is created"), "{refusal}");
     assert_eq!(cluster.get(name).await.status.unwrap().consumer_key.as_deref(), Some("first-key"));
 }
 

@@ -30,7 +30,7 @@ async fn deletion_waits_visibly_for_the_store_and_finishes_by_itself(store: Test
     cluster.delete_secret("stuck-oauth").await;
     cluster.delete("stuck").await;
     let blocked = cluster.wait("stuck", "DeletionBlocked", |object| condition(object, "Ready") == "False/DeletionBlocked").await;
-    assert!(says(&blocked, "Ready", "the store does not answer"));
+    assert!(says(&blocked, "Ready", "the store is unavailable"));
     assert!(blocked.finalizers().contains(&FINALIZER.to_owned()));
 
     faulty.set_down(false);
@@ -119,7 +119,11 @@ async fn foreign_finalizers_labels_and_annotations_stay() {
             object.finalizers() == ["example.com/theirs"] && condition(object, "Ready") == "False/DeletionBlocked"
         })
         .await;
-    assert!(says(&waiting, "Ready", "the record is removed; the object waits for others to finish: example.com/theirs"));
+    assert!(says(
+        &waiting,
+        "Ready",
+        "The record is removed, so sign-in is refused. The object waits for finalizers of other programs: example.com/theirs"
+    ));
     assert_eq!(waiting.status.as_ref().unwrap().state, None, "there is nothing left that could be approved");
     let key = waiting.status.unwrap().consumer_key.unwrap();
     assert!(!operator.admits(&key, SECRET).await);

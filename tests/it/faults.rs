@@ -80,7 +80,7 @@ async fn one_object_fails(fail: impl Fn(&FaultyStore, &str)) {
     fail(&faulty, &poisoned.uid().unwrap());
     let impatient = |settings: &mut Settings| settings.reconcile_timeout = Duration::from_secs(1);
     let operator = Operator::start_with(&cluster, faulty.clone(), "admin", impatient).await;
-    let failed = cluster.wait("poisoned", "Pending", |object| says(object, "Ready", "the operator failed")).await;
+    let failed = cluster.wait("poisoned", "Pending", |object| says(object, "Ready", "The operator failed")).await;
     assert_eq!(condition(&failed, "Ready"), "Unknown/Pending");
     for name in ["well", "fine"] {
         cluster.consumer(name, spec.clone()).await;

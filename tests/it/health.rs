@@ -59,7 +59,8 @@ fn an_object_without_a_status_is_on_its_way() {
 #[tokio::test(flavor = "multi_thread")]
 async fn healthy_is_what_needs_nothing_but_a_decision() {
     let (cluster, store) = (Cluster::new().await, TestStore::sqlite().await);
-    let waiting = "Progressing | Waiting for the controller";
+    let waiting = "Progressing | Waiting for the controller. If this lasts, ask an administrator whether a controller manages this \
+                   namespace.";
     assert_eq!(health(&cluster.consumer("jazz", json!({})).await), waiting);
     let faulty = FaultyStore::over(&store);
     let operator = Operator::start(&cluster, faulty.clone()).await;
@@ -76,12 +77,12 @@ async fn healthy_is_what_needs_nothing_but_a_decision() {
     // No decision is a fault, nor is it one that none was made. (On hold is not Suspended: a sync would wait.)
     cluster.secret("jazz-oauth", SECRET).await;
     let awaiting = health(&jazz("Active", "False/AwaitingApproval").await);
-    assert!(awaiting.starts_with("Healthy | AwaitingApproval: the decision is still to be made"), "{awaiting}");
+    assert!(awaiting.starts_with("Healthy | AwaitingApproval: The decision is still to be made"), "{awaiting}");
     cluster.edit("jazz", json!({ "approved": true })).await;
-    assert_eq!(health(&jazz("Active", "True/Active").await), "Healthy | Active: the consumer can sign in");
+    assert_eq!(health(&jazz("Active", "True/Active").await), "Healthy | Active: The consumer can sign in.");
     cluster.edit("jazz", json!({ "hold": { "reason": "leaked, INC-1234" } })).await;
     let held = health(&jazz("Active", "False/OnHold").await);
-    assert!(held.starts_with("Healthy | OnHold: on hold: leaked, INC-1234; an approver lifts it: kubectl "), "{held}");
+    assert!(held.starts_with("Healthy | OnHold: On hold: leaked, INC-1234. An approver lifts the hold: kubectl "), "{held}");
     cluster.edit("jazz", json!({ "approved": false, "hold": null })).await;
     let disapproved = health(&jazz("Active", "False/Disapproved").await);
     assert!(disapproved.starts_with("Healthy | Disapproved: "), "{disapproved}");

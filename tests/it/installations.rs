@@ -116,7 +116,7 @@ async fn what_an_installation_gives_up_is_closed_and_says_so(store: TestStore) {
         (condition(&object, "Ready"), condition(&object, "Approved")),
         ("Unknown/Pending".into(), "Unknown/Pending".into())
     );
-    assert!(says(&object, "Active", "no controller manages this namespace, so sign-in is refused"));
+    assert!(says(&object, "Active", "No controller manages this namespace, so sign-in is refused"));
     assert!(one.admits(&inside, SECRET).await);
     // It can go all the same.
     left.delete("outside").await;

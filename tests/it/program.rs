@@ -360,7 +360,7 @@ kubectl wait --for=condition=Approved --timeout=30s oac/jazz
 until_so signs_in "$key" "$secret" 200
 
 said=$("$PROGRAM" revoke 00000000-0000-5000-8000-000000000000 --reason x --store-url "sqlite://$store" 2>&1) && exit 1
-grep -q 'no consumer has the key' <<<"$said"
+grep -q 'no consumer in this store has the key' <<<"$said"
 kubectl delete oac jazz
 said=$("$PROGRAM" revoke "$key" --reason x --store-url "sqlite://$store" 2>&1) && exit 1
 grep -q 'is removed already' <<<"$said"
@@ -414,7 +414,7 @@ fn without_a_store_a_sign_in_is_neither_allowed_nor_refused() {
 operator=$!
 until_so signs_in 0b9f3f4e-1111-5222-8333-444455556666 some-secret 503
 until_so signs_in 0b9f3f4e-1111-5222-8333-444455556666 some-secret 503
-waits() {{ says_readyz 'store: waiting for it'; }}
+waits() {{ says_readyz 'store: it cannot be opened'; }}
 until_so waits
 not_ready
 kill -TERM $operator

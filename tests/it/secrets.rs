@@ -88,7 +88,7 @@ async fn the_command_that_the_message_gives_mends_a_newline_and_nothing_else() {
     let bad = cluster.wait("file", "SecretInvalid", is("Ready", "False/SecretInvalid")).await;
     let status = bad.status.unwrap();
     let message = &status.conditions.iter().find(|condition| condition.type_ == "SecretReady").unwrap().message;
-    let command = message.split_once("write it without: ").unwrap().1;
+    let command = message.split_once("Write it without: ").unwrap().1;
     let mut shell = Command::new("bash");
     shell.args(["-euo", "pipefail", "-c", command]).env("VALUE", GOOD).env("KUBECONFIG", kubeconfig());
     let ran = shell.output().unwrap();

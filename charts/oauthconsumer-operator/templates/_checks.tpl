@@ -2,16 +2,16 @@
 {{- define "oac.checks" -}}
 {{- $all := .Values.secrets.clusterWide -}}
 {{- if and (not .Values.namespaces) (not $all) }}
-{{- fail "which namespaces are managed has to be stated: list them in `namespaces`, or, for all of them, set `secrets.clusterWide` to true, which lets the controller read every Secret of the cluster" }}
+{{- fail "the values do not say which namespaces to manage: list them in `namespaces`. To manage all, set `secrets.clusterWide` to true; the controller may then read every Secret of the cluster" }}
 {{- end }}
 {{- if and .Values.namespaces $all }}
-{{- fail "`namespaces` lists whose Secrets the controller may read, and `secrets.clusterWide` says all: leave one of them out" }}
+{{- fail "`namespaces` and `secrets.clusterWide` contradict each other about the Secrets that the controller may read: leave one of them out" }}
 {{- end }}
 {{- if and .Values.cluster.create (not .Values.cluster.policies) (eq (include "oac.approval-proof" .) "required") }}
-{{- fail "without the policies (`cluster.policies: false`) no approval can be proved, so none would ever count: leave them in, or set `approval.proof` to off, and then whoever may update an OAuthConsumer may approve it" }}
+{{- fail "without the policies (`cluster.policies: false`) no approval counts: leave the policies in, or set `approval.proof` to off. With off, every user who may update an OAuthConsumer may approve it" }}
 {{- end }}
 {{- if and .Values.cluster.controllers (not (and .Values.cluster.create .Values.cluster.policies)) }}
-{{- fail "`cluster.controllers` belongs to the installation that brings the policies (`cluster.create` and `cluster.policies`), which this one is not" }}
+{{- fail "`cluster.controllers` has no effect here, because this release does not bring the policies: set it in the release with `cluster.create` and `cluster.policies`" }}
 {{- end }}
 {{- $sqlite := include "oac.sqlite" . }}
 {{- $controller := .Values.controller.resources }}
@@ -57,7 +57,7 @@ a pod must not be killed for it. 64 MiB are for everything else, at the very lea
 {{- if .signin }}{{ $connections = ternary 64 32 (not (empty .root.Values.signin.tls.secretName)) }}{{ end }}
 {{- $need := add 64 $connections (div (mul $threads (.root.Values.hash.memory | int)) 1024) | int }}
 {{- if and $limit $threads (lt $limit $need) }}
-{{- fail (printf "%s.resources.limits: %d threads that hash keep hash.memory each, and connections to /signin may take %dMi, so memory has to be %dMi or more; or lower cpu" .what $threads $connections $need) }}
+{{- fail (printf "%s.resources.limits.memory is too small for %d threads with hash.memory each and %dMi for connections to /signin: set it to %dMi or more, or lower limits.cpu" .what $threads $connections $need) }}
 {{- end }}
 {{- end }}
 

@@ -17,8 +17,8 @@ use strum::VariantNames;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+use crate::error::ProgramError;
 use crate::logs::LogFormat;
-
 /// Manages OAuth consumers on Kubernetes: keeps a record for each `OAuthConsumer`, and answers sign-in checks from those
 /// records.
 #[derive(Parser)]
@@ -30,16 +30,16 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Runs the controller and the sign-in check in one process. This is all that a small installation needs.
+    /// Runs the controller and the sign-in check in one process. A small installation needs nothing else.
     Run(RunOptions),
     /// Runs the controller alone. It needs a Kubernetes API server and the store.
     Controller(ControllerOnly),
-    /// Runs the sign-in check alone. It needs nothing but the store; run as many as you like.
+    /// Runs the sign-in check alone. It needs the store, and no Kubernetes. Any number of them can run.
     Signin(SigninOnly),
-    /// Ends a consumer's sign-in at once, in the store alone: for when the API server cannot be reached. It stays revoked until a
+    /// Ends a consumer's sign-in in the store alone, for when the API server cannot be reached. The consumer stays revoked until a
     /// controller has seen its object disapproved after that, and then approved.
     Revoke(RevokeOptions),
-    /// Says whether this installation can be uninstalled: not while there are consumers, because without a controller their
+    /// Checks whether the operator can be uninstalled. It fails while there are consumers, because without a controller their
     /// finalizers stay. The chart's hook runs it.
     Cleanup(CleanupOptions),
     /// Prints the CustomResourceDefinition, to be applied with kubectl.
@@ -83,7 +83,7 @@ pub struct RevokeOptions {
     #[arg(value_name = "KEY", value_parser = consumer_key)]
     pub key: ConsumerKey,
 
-    /// Why, in a few words: it is shown in the object's status.
+    /// Why, in a few words. The object's status shows it.
     #[arg(long, value_name = "TEXT", value_parser = reason)]
     pub reason: String,
 
@@ -93,19 +93,19 @@ pub struct RevokeOptions {
 
 #[derive(Args)]
 pub struct CleanupOptions {
-    /// Lets all consumers go instead: takes the operator's finalizer off them, once the controllers have stopped. The consumers
-    /// stay until they are deleted, and so do their records in the store.
+    /// Removes the operator's finalizer from all consumers instead. Stop the controllers first. The consumers stay until they are
+    /// deleted. Their records stay in the store.
     #[arg(long)]
     pub force: bool,
 
-    /// The namespaces to look at, separated by commas. All of them unless given.
+    /// The namespaces to look at, separated by commas. Without it, all namespaces.
     #[arg(long, env = "OAUTHCONSUMER_NAMESPACES", value_name = "A,B", value_delimiter = ',', value_parser = namespace)]
     pub namespaces: Vec<String>,
 }
 
 #[derive(Args)]
 pub struct StoreOptions {
-    /// The store: sqlite:///PATH (one controller), or postgres://USER@HOST/DATABASE (as many as you like).
+    /// The store: sqlite:///PATH for one controller, or postgres://USER@HOST/DATABASE for any number of controllers.
     #[arg(
         long,
         env = "OAUTHCONSUMER_STORE_URL",
@@ -115,7 +115,7 @@ pub struct StoreOptions {
     )]
     pub store_url: String,
 
-    /// A file that holds the store's URL; for URLs with a password, which do not belong on a command line.
+    /// A file that holds the store's URL. It is for URLs with a password, and wins over --store-url.
     #[arg(long, env = "OAUTHCONSUMER_STORE_URL_FILE", value_name = "FILE")]
     pub store_url_file: Option<PathBuf>,
 }
@@ -125,11 +125,11 @@ pub struct Common {
     #[command(flatten)]
     pub store: StoreOptions,
 
-    /// Where /livez, /readyz and /metrics are served.
+    /// The address of /livez, /readyz and /metrics.
     #[arg(long, env = "OAUTHCONSUMER_ADMIN_ADDR", value_name = "ADDRESS:PORT", default_value = "0.0.0.0:9090")]
     pub admin_addr: SocketAddr,
 
-    /// What is logged: error, warn, info, debug or trace, also by module as in info,oauthconsumer_operator=debug.
+    /// The lowest level that is logged: error, warn, info, debug, trace or off. By module: info,oauthconsumer_operator=debug.
     #[arg(long, env = "OAUTHCONSUMER_LOG_LEVEL", value_name = "FILTER", default_value = "info", value_parser = log_filter)]
     pub log_level: String,
 
@@ -137,8 +137,8 @@ pub struct Common {
     #[arg(long, env = "OAUTHCONSUMER_LOG_FORMAT", value_name = "FORMAT", default_value = "json")]
     pub log_format: LogFormat,
 
-    /// The memory that an argon2id hash of a secret takes, in KiB. Raised, the hash of a consumer is renewed at its next
-    /// sign-in.
+    /// The memory that an argon2id hash of a secret takes, in KiB. After you raise it, the next sign-in of a consumer renews its
+    /// hash, if the sign-in check may write to the store.
     #[arg(long, env = "OAUTHCONSUMER_HASH_MEMORY", value_name = "KIB", default_value = "19456",
           value_parser = clap::value_parser!(u32).range(19_456..=65_536))]
     pub hash_memory: u32,
@@ -151,27 +151,27 @@ pub struct Common {
 
 #[derive(Args)]
 pub struct ControllerOptions {
-    /// The namespaces to manage, separated by commas. All of them unless given.
+    /// The namespaces to manage, separated by commas. Without it, all namespaces.
     #[arg(long, env = "OAUTHCONSUMER_NAMESPACES", value_name = "A,B", value_delimiter = ',', value_parser = namespace)]
     pub namespaces: Vec<String>,
 
-    /// The cluster's identity, the UID of the namespace kube-system unless given. It is part of every key: never change it,
-    /// or the keys already published become foreign ones (Ready=False, reason ForeignKey).
+    /// The cluster's identity. Without it, the UID of the namespace kube-system. Every key is made from it, so never change it: all
+    /// objects would get Ready=False with the reason ForeignKey.
     #[arg(long, env = "OAUTHCONSUMER_CLUSTER_ID", value_name = "ID")]
     pub cluster_id: Option<String>,
 
-    /// This installation's name. Where several share one store, each has another. Records name the installation that writes them.
+    /// The name of this installation. Each record names the installation that manages it. Installations that share a store need
+    /// different names.
     #[arg(long, env = "OAUTHCONSUMER_INSTALLATION", value_name = "NAME", default_value = "default")]
     pub installation: String,
 
-    /// Whether an approval counts only when the API server is known to ask who may approve, by the policy oauthconsumers-approve
-    /// of the Helm chart. When off, every account that may update a consumer may approve it.
+    /// Whether the controller tests the policy oauthconsumers-approve of the Helm chart before it honours an approval. When off,
+    /// every account that may update a consumer may approve it.
     #[arg(long, env = "OAUTHCONSUMER_APPROVAL_PROOF", value_name = "MODE", default_value = "required",
           value_parser = PossibleValuesParser::new(ApprovalProof::VARIANTS).try_map(|mode| mode.parse::<ApprovalProof>()))]
     pub approval_proof: ApprovalProof,
 
-    /// How often all records are compared with all objects, and how often this controller tells the others that it runs; as in 30s
-    /// or 2m.
+    /// How often the controller compares all records with all objects, and tells other controllers that it runs; as in 30s or 2m.
     #[arg(long, env = "OAUTHCONSUMER_SWEEP_PERIOD", value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub sweep_period: Duration,
 
@@ -183,11 +183,11 @@ pub struct ControllerOptions {
 
 #[derive(Args)]
 pub struct SigninOptions {
-    /// Where /signin is served.
+    /// The address of /signin.
     #[arg(long, env = "OAUTHCONSUMER_SIGNIN_ADDR", value_name = "ADDRESS:PORT", default_value = "0.0.0.0:8080")]
     pub signin_addr: SocketAddr,
 
-    /// The certificate of /signin with its chain, in PEM; read again when it changes. Plain HTTP unless given.
+    /// The certificate of /signin with its chain, in PEM. It is read again when it changes. Without it, /signin is plain HTTP.
     #[arg(long, env = "OAUTHCONSUMER_SIGNIN_TLS_CERT", value_name = "FILE", requires = "signin_tls_key")]
     pub signin_tls_cert: Option<PathBuf>,
 
@@ -195,20 +195,20 @@ pub struct SigninOptions {
     #[arg(long, env = "OAUTHCONSUMER_SIGNIN_TLS_KEY", value_name = "FILE", requires = "signin_tls_cert")]
     pub signin_tls_key: Option<PathBuf>,
 
-    /// How long ago the store may have confirmed that memory is current: the longest that a revocation can go unseen.
+    /// How long ago the store may have confirmed that the records in memory are current. No revocation stays unseen for longer.
     #[arg(long, env = "OAUTHCONSUMER_MAX_STALENESS", value_name = "DURATION", default_value = "1s", value_parser = duration)]
     pub max_staleness: Duration,
 
-    /// Refused checks that a caller may have at once; 10 come back a second. 0 is no limit.
+    /// How many refused checks a caller may have at once. 10 come back a second. 0 means no limit.
     #[arg(long, env = "OAUTHCONSUMER_MISS_LIMIT_CALLER", value_name = "N", default_value = "50")]
     pub miss_limit_caller: u32,
 
-    /// Refused checks that a caller may have at once with one key; 2 come back a second. 0 is no limit.
+    /// How many refused checks a caller may have at once with one key. 2 come back a second. 0 means no limit.
     #[arg(long, env = "OAUTHCONSUMER_MISS_LIMIT_KEY", value_name = "N", default_value = "20")]
     pub miss_limit_key: u32,
 
-    /// The gateways' addresses, as in 10.0.0.0/8,192.0.2.7. Only they are believed when they say in X-Forwarded-For for whom
-    /// they ask; unless given, all that come through a gateway share one allowance of refused checks.
+    /// The gateways' addresses, as in 10.0.0.0/8,192.0.2.7. The check uses X-Forwarded-For only from these. Without them, all
+    /// clients behind a gateway share one allowance of refused checks.
     #[arg(long, env = "OAUTHCONSUMER_TRUSTED_PROXIES", value_name = "CIDR,..", value_delimiter = ',', value_parser = network)]
     pub trusted_proxies: Vec<IpNet>,
 }
@@ -240,7 +240,11 @@ fn namespace(text: &str) -> Result<String, String> {
     let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let is_label =
         (1..=63).contains(&text.len()) && text.bytes().all(is_allowed) && !text.starts_with('-') && !text.ends_with('-');
-    if is_label { Ok(text.to_owned()) } else { Err("a namespace has 1 to 63 of a-z 0-9 - in its name".into()) }
+    if is_label {
+        Ok(text.to_owned())
+    } else {
+        Err("a namespace has 1 to 63 of a-z 0-9 - in its name, and - not at an end".into())
+    }
 }
 
 /// A word alone is a level: taken for a module, it would silence everything.
@@ -256,7 +260,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     let parsed: SignedDuration = text.parse().map_err(|error| format!("{error}; write it as in 30s or 2m"))?;
     match Duration::try_from(parsed) {
         Ok(duration) if duration >= Duration::from_millis(100) => Ok(duration),
-        _ => Err("must be at least 100ms".into()),
+        _ => Err("a duration here is at least 100ms".into()),
     }
 }
 
@@ -264,12 +268,12 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 impl StoreOptions {
     /// The store's URL, from where it was given.
-    pub fn url(&self) -> Result<String, String> {
+    pub fn url(&self) -> Result<String, ProgramError> {
         match &self.store_url_file {
             None => Ok(self.store_url.clone()),
             Some(file) => std::fs::read_to_string(file)
                 .map(|text| text.trim().to_owned())
-                .map_err(|error| format!("failed to read the store's URL from {}: {error}", file.display())),
+                .map_err(|error| ProgramError::StoreUrlFile(file.clone(), error)),
         }
     }
 }

@@ -2,23 +2,33 @@
 
 #[allow(clippy::doc_markdown, reason = "its doc comments are help texts, not Markdown")]
 mod cli;
+mod error;
 mod logs;
 mod process;
 mod run;
 
+use std::error::Error;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use oauthconsumer_operator::api;
 
 use cli::{Cli, Command};
+use error::ProgramError;
 
 fn main() -> ExitCode {
-    if let Err(error) = process::prepare() {
-        eprintln!("oauthconsumer-operator: failed to switch core dumps off: {error}");
-        return ExitCode::FAILURE;
+    let result = process::prepare().map_err(|error| ProgramError::CoreDumps(error).into()).and_then(|()| run_command());
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("oauthconsumer-operator: {error}");
+            ExitCode::FAILURE
+        }
     }
-    let result = match Cli::parse().command {
+}
+
+fn run_command() -> Result<(), Box<dyn Error>> {
+    match Cli::parse().command {
         Command::Run(options) => run::both(options),
         Command::Controller(options) => run::controller(options),
         Command::Signin(options) => run::signin(options),
@@ -29,17 +39,10 @@ fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "oauthconsumer-operator", &mut std::io::stdout());
             Ok(())
         }
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("oauthconsumer-operator: {error}");
-            ExitCode::FAILURE
-        }
     }
 }
 
-fn print_crd() -> Result<(), Box<dyn std::error::Error>> {
+fn print_crd() -> Result<(), Box<dyn Error>> {
     print!("{}", serde_yaml::to_string(&api::crd())?);
     Ok(())
 }

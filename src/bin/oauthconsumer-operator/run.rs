@@ -22,6 +22,7 @@ use tracing::{error, info, warn};
 use crate::cli::{
     CleanupOptions, Common, ControllerOnly, ControllerOptions, RevokeOptions, RunOptions, SigninOnly, SigninOptions,
 };
+use crate::error::ProgramError;
 use crate::logs;
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -81,7 +82,7 @@ struct Process {
     store: Arc<OnceLock<Arc<dyn ConsumerStore>>>,
     /// What sign-ins are checked against: connections of their own, so that reconciles do not delay sign-ins.
     signin_store: Arc<OnceLock<Arc<dyn ConsumerStore>>>,
-    tasks: JoinSet<Result<(), String>>,
+    tasks: JoinSet<Result<(), ProgramError>>,
 }
 
 // === impl Process ===
@@ -95,10 +96,10 @@ impl Process {
             Some(_) => Some(kubernetes().await?),
             None => None,
         };
-        self.readiness.missing("store", "not opened yet");
+        self.readiness.missing("store", "it is not open yet");
         if controller.is_some() {
             for check in ["cluster", "crd", "watch"] {
-                self.readiness.missing(check, "not looked at yet");
+                self.readiness.missing(check, "not checked yet");
             }
         }
         // Ports first: what is still missing shows there, and a sign-in gets a 503 rather than silence.
@@ -124,8 +125,7 @@ impl Process {
         self.readiness.met("store");
         self.spawn_until(&shutdown, watch_store(store.clone(), self.readiness.clone()));
         if let (Some(options), Some(config)) = (controller, config) {
-            let client =
-                kube::Client::try_from(config).map_err(|error| format!("failed to make a Kubernetes client: {error}"))?;
+            let client = kube::Client::try_from(config).map_err(ProgramError::because(ProgramError::Client))?;
             let (metrics, readiness, shutdown) = (self.metrics.clone(), self.readiness.clone(), shutdown.clone());
             self.tasks.spawn(async move { control(options, cost, client, store, metrics, readiness, shutdown).await });
         }
@@ -146,7 +146,7 @@ impl Process {
         };
         let listener = listen(options.signin_addr, "--signin-addr").await?;
         info!(address = %listener.local_addr()?, tls = certificate.is_some(), "checking sign-ins");
-        let (hashing, metrics) = (HashPool::new(cores(), cost)?, self.metrics.clone());
+        let (hashing, metrics) = (hash_pool(cores(), cost)?, self.metrics.clone());
         let verifier = Arc::new(Verifier::new(self.signin_store.clone(), options.settings(), hashing, metrics.clone()).await?);
         let directory = verifier.directory();
         self.readiness.ask("directory", move || directory.check());
@@ -181,8 +181,10 @@ impl Process {
             match store::open(url, access).await {
                 Ok(store) => return Ok(Some(store)),
                 Err(OpenError::Database(cause)) => {
-                    warn!(%cause, "waiting for the store");
-                    self.readiness.missing("store", format!("waiting for it: {cause}"));
+                    // Cause: the database does not answer, or refuses.
+                    // Next step: [check the store](../how-to/troubleshoot.md#a-pod-is-not-ready).
+                    warn!(%cause, "the store cannot be opened; trying again");
+                    self.readiness.missing("store", format!("it cannot be opened: {cause}"));
                 }
                 Err(error) => return Err(error),
             }
@@ -197,12 +199,16 @@ impl Process {
         while let Some(ended) = tokio::select! {
             ended = self.tasks.join_next() => ended,
             () = &mut overdue => {
-                error!("not everything finished within {} s", SHUTDOWN_TIMEOUT.as_secs());
-                return Err("the shutdown took too long".into());
+                let cause = ProgramError::SlowShutdown(SHUTDOWN_TIMEOUT.as_secs());
+                // Cause: a request, a reconcile or a hash did not end in time.
+                // Next step: none.
+                error!(%cause, "the process ends with work unfinished");
+                return Err(cause.into());
             }
         } {
-            if let Err(cause) = ended.unwrap_or_else(|panic| Err(panic.to_string())) {
-                error!(cause, "a part of the process failed; shutting down");
+            if let Err(cause) = ended.unwrap_or_else(|panic| Err(ProgramError::Panic(panic.to_string()))) {
+                // Next step: read `cause`. Kubernetes starts the pod again.
+                error!(%cause, "a part of the process failed, so the process ends");
                 failure.get_or_insert(cause);
                 shutdown.cancel();
             }
@@ -219,7 +225,8 @@ pub fn revoke(options: &RevokeOptions) -> Outcome {
         let record = store::revoke(&*store, &options.key, &options.reason).await?;
         let (namespace, object) = (&record.namespace, &record.object);
         println!("revoked {}: {} ({namespace}/{object})", options.key, record.profile.name);
-        println!("Sign-in is refused within a second. To allow it again, once the cause is mended:");
+        println!("Sign-in is refused within --max-staleness of the sign-in check: a second, unless it was set.");
+        println!("To allow sign-in again once the cause is mended, an approver types:");
         println!("  kubectl -n {namespace} wait --timeout=2m --for=jsonpath='{{.status.state}}'=Revoked oauthconsumer/{object}");
         for approved in [false, true] {
             println!(
@@ -232,7 +239,8 @@ pub fn revoke(options: &RevokeOptions) -> Outcome {
                 );
             }
         }
-        println!("If Git sets spec.approved, set spec.hold first: the next sync would approve it again (docs/how-to/stop.md).");
+        println!("If a pipeline sets spec.approved to true, set spec.hold first, or its next sync approves the consumer again.");
+        println!("See docs/how-to/stop.md.");
         store.close().await;
         Ok(())
     })
@@ -244,27 +252,20 @@ pub fn cleanup(options: &CleanupOptions) -> Outcome {
     runtime.block_on(async {
         let client = kube::Client::try_from(kubernetes().await?)?;
         if options.force {
-            let released = retried(|| cleanup::release(&client, &options.namespaces, |released| println!("{released} consumers let go"))).await?;
-            println!("{released} consumers were let go; their records stay in the store. Delete them as usual: kubectl delete oauthconsumers --all -A");
+            let progress = |released| println!("{released} consumers are released so far");
+            let released = retried(|| cleanup::release(&client, &options.namespaces, progress)).await?;
+            println!("{released} consumers are released: the operator's finalizer is off. Their records stay in the store.");
+            println!("To delete consumers: kubectl delete oauthconsumers --all -n NAMESPACE");
             return Ok(());
         }
         let left = retried(|| cleanup::consumers(&client, &options.namespaces)).await?;
         if left.is_empty() {
-            println!("no consumers are left");
+            println!("no consumers are left; the operator can be uninstalled");
             return Ok(());
         }
         let named: Vec<_> = left.iter().take(NAMES_SHOWN).map(String::as_str).collect();
         let more = if left.len() > NAMES_SHOWN { ", ..." } else { "" };
-        Err(format!(
-            "{} consumers are left: {}{more}\nWithout the operator their records would stay, and they could not be \
-             deleted. Delete them first:\n  kubectl delete oauthconsumers --all -n NAMESPACE\nand uninstall again. Or, to \
-             keep them for the next installation, let them go; Helm has to take the uninstall back first, to the revision that \
-             `helm list` shows:\n  helm rollback RELEASE REVISION\n  helm upgrade RELEASE CHART --reset-then-reuse-values \
-             --set uninstall.force=true\n  helm uninstall RELEASE",
-            left.len(),
-            named.join(", ")
-        )
-        .into())
+        Err(ProgramError::ConsumersLeft { count: left.len(), names: format!("{}{more}", named.join(", ")) }.into())
     })
 }
 
@@ -274,7 +275,7 @@ async fn retried<T, F: Future<Output = Result<T, Failure>>>(attempt: impl Fn() -
     loop {
         match attempt().await {
             Err(failure) if since.elapsed() < CLEANUP_TIMEOUT => {
-                eprintln!("{failure}; trying again");
+                eprintln!("oauthconsumer-operator: {failure}; trying again");
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
             ended => return ended,
@@ -282,10 +283,8 @@ async fn retried<T, F: Future<Output = Result<T, Failure>>>(attempt: impl Fn() -
     }
 }
 
-async fn kubernetes() -> Result<kube::Config, String> {
-    let mut config = kube::Config::infer()
-        .await
-        .map_err(|error| format!("no Kubernetes API server is known; set KUBECONFIG, or run in a pod: {error}"))?;
+async fn kubernetes() -> Result<kube::Config, ProgramError> {
+    let mut config = kube::Config::infer().await.map_err(ProgramError::because(ProgramError::NoCluster))?;
     // A reconcile has a time limit and retries of its own.
     config.default_retry = false;
     config.read_timeout = Some(READ_TIMEOUT);
@@ -300,7 +299,7 @@ async fn control(
     metrics: Arc<Metrics>,
     readiness: Readiness,
     shutdown: CancellationToken,
-) -> Result<(), String> {
+) -> Result<(), ProgramError> {
     // An empty environment variable is as good as none.
     let given = options.cluster_id.filter(|id| !id.is_empty());
     let cluster_id_is_uid = given.is_none();
@@ -316,7 +315,8 @@ async fn control(
     };
     info!(cluster_id, installation = options.installation, approval_proof = %options.approval_proof, "controlling OAuthConsumers");
     if options.approval_proof == ApprovalProof::Off {
-        warn!("--approval-proof is off: every account that may update a consumer may approve it");
+        // Next step: none if that was meant. Else leave the flag out, and [install the policies](../how-to/install.md#without-the-policies).
+        warn!("--approval-proof is off, so every account that may update a consumer may approve it");
     }
     metrics.approval_proof.set(i64::from(options.approval_proof == ApprovalProof::Required));
     let settings = Settings {
@@ -332,10 +332,13 @@ async fn control(
         longest_pause: Duration::from_mins(5),
     };
     // One core stays free for everything that is not a hash.
-    let hashing =
-        HashPool::new((cores() - 1).max(1), cost).map_err(|error| format!("failed to start threads for hashes: {error}"))?;
+    let hashing = hash_pool((cores() - 1).max(1), cost)?;
     let ended = controller::run(settings, client, store, hashing, metrics, readiness, shutdown).await;
-    ended.map_err(|panic| format!("a part of the controller panicked: {panic}"))
+    ended.map_err(ProgramError::because(ProgramError::Panic))
+}
+
+fn hash_pool(threads: usize, cost: HashCost) -> Result<HashPool, ProgramError> {
+    HashPool::new(threads, cost).map_err(ProgramError::because(ProgramError::Threads))
 }
 
 /// Keeps known whether the store answers, so that requests to `/readyz` cost it nothing.
@@ -361,17 +364,19 @@ async fn cluster_id(client: &kube::Client, readiness: &Readiness) -> String {
                 return uid;
             }
             Err(error) => {
-                let what = format!("the UID of the namespace kube-system cannot be read: {}", controller::message(&error));
-                warn!("waiting: {what}");
-                readiness.missing("cluster", what);
+                let cause = controller::message(&error);
+                // Cause: the API server does not answer, or refuses.
+                // Next step: read `cause`. Correct the network, or the controller's right to get the namespace.
+                warn!(cause, "waiting until the UID of the namespace kube-system can be read");
+                readiness.missing("cluster", format!("the UID of the namespace kube-system cannot be read: {cause}"));
             }
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     }
 }
 
-async fn listen(address: std::net::SocketAddr, flag: &str) -> Result<TcpListener, String> {
-    TcpListener::bind(address).await.map_err(|error| format!("failed to listen on {address} ({flag}): {error}"))
+async fn listen(address: std::net::SocketAddr, flag: &'static str) -> Result<TcpListener, ProgramError> {
+    TcpListener::bind(address).await.map_err(|error| ProgramError::Listen(address, flag, error))
 }
 
 async fn overdue(shutdown: &CancellationToken) {
