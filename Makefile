@@ -27,11 +27,12 @@ lint: ## formatting, clippy, licences and advisories, the chart, the words of th
 	dev/prose.sh
 
 # Through a second file, so that a failed run leaves the first one whole.
-generate: ## the files made from the code: crds/, and the chart's copy
+generate: ## the files made from the code: crds/, the chart's copy, and three pages of docs/reference/
 	mkdir -p crds target
 	cargo run --locked --quiet -- crd > target/oauthconsumers.yaml
 	mv target/oauthconsumers.yaml crds/oauthconsumers.yaml
 	cp crds/oauthconsumers.yaml charts/oauthconsumer-operator/files/
+	GENERATE=1 cargo test --locked --quiet --test it -- reference::
 
 control-plane: ## a shell with a control plane of its own, kubectl pointing at it
 	dev/with-control-plane.sh bash

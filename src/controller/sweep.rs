@@ -232,9 +232,9 @@ impl Sweep {
             let (namespace, name) = (stored.record.namespace.clone(), stored.record.object.clone());
             match deny_anywhere(&self.ctx, Arc::new(object_of(&stored.record))).await {
                 Ok(()) => self.orphans[side].left -= 1,
-                // Cause: the store or the API server fails.
-                // Next step: none if it passes. Else read `cause`.
                 Err(failure) => {
+                    // Cause: the store or the API server fails.
+                    // Next step: none if it passes. Else read `cause`.
                     warn!(namespace, name, cause = %failure, "a record without an object was not removed; the next sweep tries again");
                 }
             }

@@ -28,6 +28,7 @@ mod memory;
 mod permission;
 mod program;
 mod races;
+mod reference;
 mod restores;
 mod rights;
 mod secrets;
