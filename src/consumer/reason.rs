@@ -5,9 +5,9 @@
 pub enum Reason {
     /// The store holds exactly what the object says.
     Synced,
-    /// Not looked at yet, or not all of it could be read.
+    /// Not reconciled yet, or something could not be read.
     Pending,
-    /// The store does not answer; nothing was changed.
+    /// The store does not answer.
     StoreUnavailable,
     /// `spec.consumerKey` belongs, or once belonged, to another consumer.
     KeyInUse,
@@ -20,7 +20,7 @@ pub enum Reason {
     Active,
     Approved,
     AwaitingApproval,
-    /// Approved while the API server did not ask who may approve.
+    /// Approved while the API server did not enforce who may approve.
     ApprovalUnproved,
     Disapproved,
     OnHold,
@@ -40,17 +40,17 @@ pub enum EventReason {
     Approved,
     /// The approval was refused or withdrawn.
     Disapproved,
-    /// An approval does not count: the API server did not ask who may approve.
+    /// An approval does not count: the API server did not enforce who may approve.
     ApprovalUnproved,
     Held,
     HoldLifted,
     SecretChanged,
     SecretUnusable,
-    /// The record had been changed or lost behind the operator's back.
+    /// The record had been edited or lost in the store.
     RecordRepaired,
     /// The record is gone; the key will never be used again.
     RecordRemoved,
     Revoked,
-    /// The cluster shows an older version than was seen before: it was restored from a backup.
+    /// The cluster was restored from a backup: an object or a Secret is older than its record.
     ClusterRestored,
 }
