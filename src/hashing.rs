@@ -1,7 +1,7 @@
-//! argon2 off the async threads, on a few threads of its own; and which secret a hash is known to fit.
+//! Computes argon2 hashes on a few threads of its own, and remembers which secret a hash fits.
 //!
-//! Not on tokio's blocking threads: a hash takes 19 MiB, and there can be hundreds of those threads. Here each thread has its
-//! 19 MiB and uses them again, so that memory is bounded and stays where it is.
+//! tokio's blocking threads are not used: there can be hundreds of them, and a hash takes 19 MiB. Here each thread uses its own
+//! 19 MiB again, so memory is bounded.
 
 use std::cell::RefCell;
 use std::sync::{Arc, OnceLock};
@@ -12,15 +12,15 @@ use tokio::sync::oneshot;
 
 use crate::consumer::{Fingerprint, HashCost, HashMemory, Phc, PhcError, SecretValue};
 
-/// A bounded number of argon2 computations at once. Sign-in and controller have a pool each, so that a storm of registrations
-/// delays no sign-in.
+/// A bounded number of argon2 computations at once. Sign-in and controller each have a pool, so that many registrations do not
+/// delay sign-ins.
 #[derive(Clone)]
 pub struct HashPool {
     threads: Arc<ThreadPool>,
     cost: HashCost,
 }
 
-/// A hash, and the secret that is known to fit it in this process: such a secret costs no hash.
+/// A hash, and the secret that is known to fit it in this process. To check that secret again costs no hash.
 #[derive(Clone)]
 pub struct KnownHash {
     phc: Phc,
@@ -35,8 +35,7 @@ pub enum HashError {
     Interrupted,
 }
 
-/// How far the threads let others go first, from 0 to 19
-/// ([sched(7)](https://man7.org/linux/man-pages/man7/sched.7.html), "The nice value": on Linux each thread has its own).
+/// The threads' nice value ([sched(7)](https://man7.org/linux/man-pages/man7/sched.7.html): on Linux each thread has its own).
 const NICE: i32 = 10;
 
 thread_local! {
@@ -51,11 +50,11 @@ impl HashPool {
         let threads = ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|index| format!("argon2-{index}"))
-            // Work that needs no hash comes first, as far as the system allows.
+            // Work that needs no hash comes first, if the system allows that.
             .start_handler(|_| {
                 let _ = nice(NICE);
             })
-            // The asker sees a panic by the answer that does not come.
+            // After a panic no reply is sent, which the caller sees as an error.
             .panic_handler(|_| {})
             .build()?;
         Ok(Self { threads: Arc::new(threads), cost })
@@ -71,7 +70,7 @@ impl HashPool {
         .await?
     }
 
-    /// Which of the candidates the hash was made of, if one. Costs a hash for each, whichever it is.
+    /// The candidate that the hash fits. Computes a hash for each, so that the time does not depend on which one fits.
     pub async fn verify(&self, phc: Phc, candidates: Vec<SecretValue>) -> Result<Option<usize>, HashError> {
         let fitting = move |memory: &mut HashMemory| {
             let fits: Vec<_> = candidates.iter().map(|candidate| phc.verify(candidate.expose(), memory)).collect();
@@ -80,17 +79,15 @@ impl HashPool {
         self.run(fitting).await
     }
 
-    /// Computations at once.
     pub fn threads(&self) -> usize {
         self.threads.current_num_threads()
     }
 
-    /// What its hashes cost.
     pub fn cost(&self) -> HashCost {
         self.cost
     }
 
-    /// A hash of nothing, at the cost of any other: for refusals that must take as long.
+    /// A hash of a random secret, at the usual cost: for refusals that must take as long as others.
     pub async fn decoy(&self) -> Result<Phc, HashError> {
         let cost = self.cost;
         self.run(move |memory| Ok(Phc::hash(&SecretValue::random(), cost, memory)?)).await?
@@ -103,7 +100,7 @@ impl HashPool {
     {
         let (reply, answer) = oneshot::channel();
         self.threads.spawn_fifo(move || {
-            // Skipped when the asker has gone: a client that has left, a reconcile that has timed out.
+            // Skipped when the caller is gone: a client that disconnected, or a reconcile that timed out.
             if !reply.is_closed() {
                 let _ = reply.send(MEMORY.with_borrow_mut(work));
             }
@@ -119,14 +116,12 @@ impl KnownHash {
         &self.phc
     }
 
-    /// Whether this secret is known to fit.
     pub fn is_known_to_fit(&self, secret: Fingerprint) -> bool {
         self.fits.get() == Some(&secret)
     }
 
-    /// This secret fits.
     pub fn remember(&self, secret: Fingerprint) {
-        // A hash has one secret: what is there already is the same.
+        // A hash fits one secret, so a value that is set already is the same.
         let _ = self.fits.set(secret);
     }
 }

@@ -1,8 +1,8 @@
-//! The operator for OAuth consumers, as a library: the programs in `src/bin` only wire it up.
+//! The operator for OAuth consumers, as a library. The program in `src/bin` only starts its parts.
 //!
-//! Dependencies point one way: [`consumer`] depends on no other module; [`api`], [`store`] and [`telemetry`] know `consumer`; [`controller`] and
-//! [`signin`] know those, and each other not at all. [`listener`] knows none of them, and serves the ports of [`signin`] and
-//! [`telemetry`].
+//! Dependencies point one way. [`consumer`] depends on no other module; [`api`], [`store`] and [`telemetry`] depend on it.
+//! [`controller`] and [`signin`] depend on all of these, but not on each other. [`listener`] depends on none, and serves the
+//! ports of `signin` and `telemetry`.
 
 pub mod api;
 pub mod consumer;

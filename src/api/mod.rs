@@ -1,5 +1,4 @@
-//! The `OAuthConsumer` resource: its types, its schema with the rules that the API server enforces, and how it
-//! translates to and from the domain. No I/O.
+//! The `OAuthConsumer` resource: its types, its schema, and its translation to and from [`consumer`](crate::consumer). No I/O.
 
 mod resource;
 mod schema;
@@ -21,16 +20,16 @@ pub const FINALIZER: &str = "oauthconsumers.dev/record";
 /// The annotation in which the API server writes down who changed `spec.approved` last.
 pub const DECIDED_BY: &str = "oauthconsumers.dev/decided-by";
 
-/// The annotation in which it writes down what was decided then: `true`, `false`, or `none`.
+/// The annotation with what that user decided: `true`, `false`, or `none`.
 pub const DECIDED: &str = "oauthconsumers.dev/decided";
 
-/// What `status.decision.by` has room for, in characters.
+/// The longest `status.decision.by`, in characters.
 const LONGEST_USER: usize = 1024;
 
 // === impl OAuthConsumer ===
 
 impl OAuthConsumer {
-    /// The object in the words of the domain.
+    /// The object, reduced to what decisions need.
     pub fn observed(&self) -> Object {
         let (metadata, spec) = (&self.metadata, &self.spec);
         let (ours, other_finalizers): (Vec<_>, Vec<_>) =
@@ -47,14 +46,13 @@ impl OAuthConsumer {
             approved: spec.approved,
             decided_by: self.decided_by(),
             hold: spec.hold.as_ref().map(|hold| hold.reason.clone()),
-            // The schema lets only well-formed keys in.
+            // The schema admits only well-formed keys.
             adopted_key: spec.consumer_key.as_deref().and_then(|key| ConsumerKey::parse(key).ok()),
             published: self.status.as_ref().map(Published::from).unwrap_or_default(),
         }
     }
 
-    /// Who decided, if what they decided is what the spec says: an API server that cannot stamp leaves the stamp of the decision
-    /// before.
+    /// The user in the stamp, if the stamp is of the decision in the spec. An API server that cannot stamp leaves an older stamp.
     fn decided_by(&self) -> Option<String> {
         let decision = match self.spec.approved {
             None => "none",

@@ -1,4 +1,4 @@
-//! The types. Their doc comments are what `kubectl explain oauthconsumers` prints.
+//! The types of the resource. `kubectl explain oauthconsumers` prints their doc comments.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
@@ -187,7 +187,7 @@ pub struct UnprovedApproval {
     pub generation: i64,
 }
 
-/// What cannot be read in a status is as good as absent: one odd object must not keep a whole list from being read.
+/// Reads an unreadable field of a status as absent. Otherwise one bad object would make a whole list unreadable.
 fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(deserializer: D) -> Result<T, D::Error> {
     Ok(serde_json::from_value(Value::deserialize(deserializer)?).unwrap_or_default())
 }

@@ -9,11 +9,12 @@ use serde_json::{Value, json};
 
 use super::OAuthConsumer;
 
-/// At the root, so that removing the whole status is refused, too: rules on a field do not run when it goes.
+/// A rule of the root, so that it also refuses to remove the whole status. A rule of a field does not run when the field is
+/// removed.
 pub(super) const KEY_IS_IMMUTABLE: &str = "!has(oldSelf.status) || !has(oldSelf.status.consumerKey) \
     || (has(self.status) && has(self.status.consumerKey) && self.status.consumerKey == oldSelf.status.consumerKey)";
 
-/// No control, bidirectional or zero-width characters. NUL, for one, is a character that no PostgreSQL column takes.
+/// Refuses control, bidirectional and zero-width characters. PostgreSQL, for example, cannot store NUL.
 pub(super) const IS_PLAIN_TEXT: &str = r"!self.matches('[\\p{Cc}\\p{Cf}\\p{Zl}\\p{Zp}]')";
 
 /// The schema of `metav1.Condition`, with the bounds that Kubernetes gives it, as a list-map by type.
@@ -64,8 +65,9 @@ pub fn crd() -> CustomResourceDefinition {
     crd
 }
 
-/// An optional field is absent or has a value. Null would be a third thing, which rules and policies would have to think
-/// of; without `nullable` the API server refuses it.
+/// An optional field is absent or has a value. Null would be a third case for every rule and policy. Without `nullable` the API
+/// server
+/// refuses null.
 fn refuse_null(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
     schema.properties.iter_mut().flat_map(BTreeMap::values_mut).for_each(refuse_null);

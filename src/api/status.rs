@@ -1,4 +1,4 @@
-//! From what may be claimed to `status`, with honest transition times.
+//! Renders a status update as the `status` of the resource.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -6,8 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use super::{OAuthConsumerStatus, PublishedDecision, UnprovedApproval};
 use crate::consumer::{Committed, ConditionState, Published, StatusUpdate};
 
-/// The status to publish. What the update says nothing of stays as it was; `lastTransitionTime` moves only
-/// when a condition's status does.
+/// The status to publish. What the update does not mention stays. `lastTransitionTime` changes only with the condition's status.
 pub fn render(old: &OAuthConsumerStatus, update: &StatusUpdate, generation: i64, now: Timestamp) -> OAuthConsumerStatus {
     let mut new = OAuthConsumerStatus { observed_generation: Some(generation), conditions: Vec::new(), ..old.clone() };
     match &update.committed {
@@ -64,7 +63,7 @@ impl From<&OAuthConsumerStatus> for Published {
     }
 }
 
-/// Whether two statuses say the same, whenever they said it first. The order of conditions means nothing.
+/// Whether two statuses are equal but for their times and the order of their conditions.
 pub fn same_but_for_times(a: &OAuthConsumerStatus, b: &OAuthConsumerStatus) -> bool {
     let timeless = |status: &OAuthConsumerStatus| {
         let mut status = status.clone();
@@ -121,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn time_alone_makes_no_difference() {
+    fn statuses_that_differ_only_in_their_times_are_the_same() {
         let early = render(&OAuthConsumerStatus::default(), &update(ConditionStatus::True), 1, at(100));
         let late = render(&OAuthConsumerStatus::default(), &update(ConditionStatus::True), 1, at(200));
         assert_ne!(early, late);
@@ -150,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn no_failure_overwrites_that_an_approval_does_not_count() {
+    fn a_failure_keeps_the_unproved_approval() {
         let mut unproved = update(ConditionStatus::True);
         if let Committed::Record { unproved_approval, .. } = &mut unproved.committed {
             *unproved_approval = Some(1);
@@ -165,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn stalled_goes_when_it_is_over() {
+    fn stalled_is_removed_when_its_cause_is_gone() {
         let stalled = StatusUpdate {
             stalled: Some(condition(ConditionStatus::True, Reason::SecretInvalid)),
             ..update(ConditionStatus::False)

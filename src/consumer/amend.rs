@@ -1,5 +1,4 @@
-//! Writes of a record that no object asks for. Each closes the record, or stores another hash of the same secret; `decide` does the
-//! rest.
+//! Changes of a record that `decide` does not make. None of them lets a consumer in.
 
 use jiff::Timestamp;
 
@@ -8,15 +7,15 @@ use super::{Phc, Record, Revocation, SecretOutcome, State, Stored};
 // === impl Stored ===
 
 impl Stored {
-    /// Closed until a controller compares it with its object. The decision and the secret of an edited row are not carried on under a
-    /// new checksum. A revocation begins anew: a disapproval has to be seen again.
+    /// Closed until a controller compares it with its object. An edited row loses decision and secret: a new checksum must not
+    /// make them valid. A revocation needs a new disapproval.
     pub fn out_of_scope(self) -> Record {
         let revocation = self.record.revocation.map(|revocation| Revocation { disapproved: false, ..revocation });
         let record = Record { state: State::OutOfScope, revocation, ..self.record };
         if self.intact { record } else { Record { decision: None, ..record }.without_secret() }
     }
 
-    /// Revoked in the store. Whatever it said before is no decision after this.
+    /// Revoked in the store. A disapproval before this does not help to end the revocation.
     pub fn revoked(self, reason: &str, at: Timestamp) -> Record {
         let revocation = Revocation { at, reason: reason.to_owned(), disapproved: false };
         Record { state: State::Revoked, revocation: Some(revocation), ..self.out_of_scope() }
@@ -27,8 +26,8 @@ impl Stored {
         Record { secret: SecretOutcome::Accepted(phc), ..self.record }
     }
 
-    /// Without the version of its Secret, which proves nothing after a restore of the cluster. None if there is no such version, or if
-    /// the row was edited.
+    /// Without the version of its Secret: after a restore of the cluster, an equal version may have another value. None if there
+    /// is no such version, or if the row was edited.
     pub fn without_secret_version(mut self) -> Option<Record> {
         let source = self.record.secret_source.as_mut().filter(|source| self.intact && !source.resource_version.is_empty())?;
         source.resource_version.clear();

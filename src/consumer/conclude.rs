@@ -1,4 +1,4 @@
-//! What may be claimed after a reconcile, and when to come back. Pure: status can only come from what really happened.
+//! What follows from a reconcile: status, events and requeue. Pure: they depend only on what was seen and what was done.
 
 use super::conditions::{StatusUpdate, from_record};
 use super::{
@@ -6,21 +6,20 @@ use super::{
     State, Stored,
 };
 
-/// What really happened.
+/// What a reconcile did.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
-    /// The record as it is in the store now, as far as is known.
+    /// The record in the store now, as far as is known.
     pub record: Option<Stored>,
-    /// What stopped the plan, if it was stopped.
+    /// What stopped the plan.
     pub failure: Option<Failure>,
     /// Whether the cluster turned out to be restored from a backup, and the recorded versions were forgotten.
     pub cluster_restored: bool,
 }
 
-/// What to say and when to come back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conclusion {
-    /// What the status has to say; nothing when the object is gone, or about to be looked at again.
+    /// None if the object is gone or about to go, or if the next reconcile will say it.
     pub status: Option<StatusUpdate>,
     pub events: Vec<EventDraft>,
     pub requeue: Requeue,
@@ -32,7 +31,6 @@ pub struct EventDraft {
     pub note: String,
 }
 
-/// Concludes from what was seen and what happened.
 pub fn conclude(seen: &Observed, outcome: &Outcome) -> Conclusion {
     Conclusion {
         status: seen.object.as_ref().and_then(|object| status(seen, object, outcome)),
@@ -58,7 +56,7 @@ fn status(seen: &Observed, object: &Object, outcome: &Outcome) -> Option<StatusU
     }
 }
 
-/// What there is to say about an object on its way out; nothing if it goes at once.
+/// The status of an object that is being deleted. None if nothing delays the deletion.
 fn deletion(object: &Object, outcome: &Outcome, failure: Option<&Failure>) -> Option<StatusUpdate> {
     let removed = outcome.record.as_ref().is_some_and(|stored| stored.record.is_removed());
     let message = match failure {
@@ -87,7 +85,7 @@ fn deletion(object: &Object, outcome: &Outcome, failure: Option<&Failure>) -> Op
     Some(StatusUpdate::nothing(Reason::DeletionBlocked, &message, false))
 }
 
-/// Compares the record before and after. What was not committed is not reported.
+/// Compares the record before and after: only committed changes are reported.
 fn events(seen: &Observed, outcome: &Outcome) -> Vec<EventDraft> {
     let mut events = Vec::new();
     let mut say = |reason, note: String| events.push(EventDraft { reason, note });
@@ -99,7 +97,7 @@ fn events(seen: &Observed, outcome: &Outcome) -> Vec<EventDraft> {
                 .into(),
         );
     }
-    // It is not the controller who revokes, so this is news as long as the status does not say so.
+    // The command `revoke` writes this record, not the controller. So it is reported until the status shows it.
     let revoked = outcome.record.as_ref().filter(|stored| stored.record.state == State::Revoked && outcome.failure.is_none());
     if let Some(revocation) = revoked.and_then(|stored| stored.record.revocation.as_ref())
         && seen.object.as_ref().is_some_and(|object| object.published.state != Some(State::Revoked))
@@ -118,7 +116,7 @@ fn events(seen: &Observed, outcome: &Outcome) -> Vec<EventDraft> {
             say(EventReason::RecordRemoved, format!("The record of key {key} is removed. Sign-in with this key is refused."));
         }
         None if after.is_removed() => {}
-        // The key was published before, so this is no new consumer, and its decision no new one.
+        // A published key shows that neither the consumer nor its decision is new.
         None if seen.object.as_ref().is_some_and(|object| object.published.key.is_some()) => {
             say(
                 EventReason::RecordRepaired,
@@ -129,7 +127,7 @@ fn events(seen: &Observed, outcome: &Outcome) -> Vec<EventDraft> {
             say(EventReason::KeyGenerated, format!("The consumer key is {key}."));
             changes(seen, None, after, &mut say);
         }
-        // What an edited row said was never true, so nothing changed from it.
+        // The contents of an edited row are not trusted, so they are not compared.
         Some(before) if !before.intact => {
             say(
                 EventReason::RecordRepaired,
@@ -141,7 +139,7 @@ fn events(seen: &Observed, outcome: &Outcome) -> Vec<EventDraft> {
     events
 }
 
-/// What changed about decision, hold and secret.
+/// Reports what changed about decision, hold and secret.
 fn changes(seen: &Observed, before: Option<&Record>, after: &Record, say: &mut impl FnMut(EventReason, String)) {
     fn decided(record: &Record) -> Option<&Decision> {
         record.decision.as_ref().filter(|_| record.unproved_approval.is_none())
@@ -185,7 +183,6 @@ fn unusable(seen: &Observed, problem: SecretProblem) -> String {
 // === impl EventDraft ===
 
 impl EventDraft {
-    /// Whether the event is a warning rather than news.
     pub fn is_warning(&self) -> bool {
         matches!(
             self.reason,
@@ -204,7 +201,7 @@ mod tests {
     use crate::consumer::fixture::{approved, object, recorded, seen};
 
     #[test]
-    fn what_was_committed_is_reported() {
+    fn events_report_committed_changes() {
         use EventReason::{Approved, Disapproved, Held, KeyGenerated, RecordRemoved, RecordRepaired, SecretUnusable};
         let tombstone = Stored { record: approved().record.removed(), ..approved() };
         let edited = Stored { intact: false, ..approved() };
@@ -235,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_claims_nothing() {
+    fn no_failure_makes_an_object_ready() {
         use ConditionStatus::{False, Unknown};
         for (failure, ready, requeue, is_logged) in [
             (Failure::Conflict("409".into()), None, Requeue::Backoff, false),

@@ -1,4 +1,4 @@
-//! What the conditions of an object say.
+//! The conditions of an object.
 
 use super::{ConsumerKey, Decision, Object, Observed, Reason, Record, SecretLimits, SecretOutcome, State};
 
@@ -19,14 +19,14 @@ pub struct StatusUpdate {
 /// What the store is known to hold for an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Committed {
-    /// It is not known: what was published stays.
+    /// Not known: the published status stays.
     Unknown,
     /// No record to sign in with.
     Nothing,
     Record {
         key: ConsumerKey,
         state: State,
-        /// Its decision, if that counts.
+        /// None if the decision does not count.
         decision: Option<Decision>,
         unproved_approval: Option<i64>,
     },
@@ -46,7 +46,7 @@ pub enum ConditionStatus {
     Unknown,
 }
 
-/// The status of an object whose record is what the object says.
+/// The status of an object whose record is up to date.
 pub(super) fn from_record(seen: &Observed, object: &Object, record: &Record) -> StatusUpdate {
     if record.state == State::OutOfScope {
         let message = "No controller manages this namespace, so sign-in is refused. Ask an administrator to add the namespace to an \
@@ -77,7 +77,6 @@ pub(super) fn from_record(seen: &Observed, object: &Object, record: &Record) -> 
     }
 }
 
-/// The first that applies.
 fn first<const N: usize>(states: [Option<ConditionState>; N]) -> Option<ConditionState> {
     states.into_iter().flatten().next()
 }
@@ -112,7 +111,7 @@ fn on_hold(object: &Object, record: &Record) -> Option<ConditionState> {
     Some(ConditionState::new(ConditionStatus::False, Reason::OnHold, message))
 }
 
-/// The decision, as honoured. It does not depend on the Secret or on a hold.
+/// The condition `Approved`: the decision alone, whatever Secret and hold are.
 fn approved(record: &Record) -> ConditionState {
     if record.unproved_approval.is_some() {
         return ConditionState::new(
@@ -144,7 +143,7 @@ fn secret_ready(seen: &Observed, object: &Object, record: &Record) -> ConditionS
             ConditionState::new(ConditionStatus::True, Reason::Accepted, "The Secret holds a usable value.")
         }
         SecretOutcome::Refused(problem) => {
-            // The floor that it was judged by: two controllers with different ones must not write their own in turn.
+            // The recorded floor: two controllers with different floors must not overwrite each other's status again and again.
             let judged_by = usize::try_from(record.secret_floor).ok().filter(|floor| *floor > 0);
             let limits = SecretLimits { min: judged_by.unwrap_or(seen.limits.min), ..seen.limits };
             ConditionState::new(
@@ -156,7 +155,6 @@ fn secret_ready(seen: &Observed, object: &Object, record: &Record) -> ConditionS
     }
 }
 
-/// Whether what is wrong with the Secret may mend itself.
 fn may_pass(record: &Record) -> bool {
     matches!(&record.secret, SecretOutcome::Refused(problem) if problem.may_pass())
 }
@@ -164,7 +162,7 @@ fn may_pass(record: &Record) -> bool {
 // === impl StatusUpdate ===
 
 impl StatusUpdate {
-    /// It is not known what the store holds, so whether the consumer can sign in is not known, either.
+    /// What the store holds is unknown, so `Active` and `Approved` are unknown, too.
     pub(super) fn unknown(ready: ConditionStatus, reason: Reason, message: &str) -> Self {
         let unknown = ConditionState::new(ConditionStatus::Unknown, reason, message);
         Self {
@@ -177,7 +175,7 @@ impl StatusUpdate {
         }
     }
 
-    /// The same, from a controller that does not read the Secret: it says what it has ended, and nothing of the rest.
+    /// From a controller that does not read the Secret: it reports the end of the sign-in, and nothing about the Secret.
     pub fn without_secret(self) -> Self {
         let message = "A controller of other namespaces has ended sign-in. The controller of this namespace still has to look at the \
                        object. If it does not, ask an administrator whether it runs.";

@@ -1,9 +1,9 @@
-//! What is to be done for a consumer. Pure and total: the controller acts on it, the sweep asks it.
+//! Makes the plan for a consumer. Pure: the controller carries the plan out, the sweep asks whether there is one.
 
 use super::draft::{Draft, Unhashed};
 use super::{Object, Observed, Record};
 
-/// What is to be done, in this order; the first failure stops the rest.
+/// What is to be done, in this order. The first failure stops the rest.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     /// At most two effects.
@@ -13,19 +13,19 @@ pub struct Plan {
 /// One write, with all that it needs.
 #[derive(Clone, Debug)]
 pub enum Effect {
-    /// Put our finalizer on the object, so that it cannot go before its record.
+    /// Adds our finalizer, so that the object cannot be deleted before its record.
     AddFinalizer,
-    /// Commit this record; a tombstone, if it is removed.
+    /// Commits this record, which may be a tombstone.
     WriteRecord(Box<Record>),
-    /// Hash the value, and commit the record with the hash.
+    /// Hashes the value, and commits the record with the hash.
     HashAndWriteRecord(Box<Unhashed>),
     RemoveFinalizer,
 }
 
-/// What has to be known before a plan can be made.
+/// A fact that the plan needs and the snapshot lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Missing {
-    /// Whether the API server enforces who may approve. This is said first, because it takes no Secret.
+    /// Reported before `Secret`, because no Secret is needed to find it out.
     #[error("it is not known whether the API server enforces who may approve")]
     Policy,
     #[error("the Secret was not read")]
@@ -36,21 +36,21 @@ pub enum Missing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PolicyEnforced {
     Unknown,
-    /// It does, or approvals count without it.
+    /// Also if approvals count without it.
     Enforced,
-    /// It does not: an approval that is new does not count.
+    /// A new approval does not count.
     Absent,
 }
 
-/// Decides what is to be done.
+/// Makes the plan.
 ///
-/// The policy matters for whatever would open a record: a new approval, a lifted hold, a new generation of an approved object, a
-/// record that was lost, edited or closed. What is open in its generation is not asked about again, so a cluster that loses its
+/// The policy matters for each change that lets a consumer in: a new approval, a lifted hold, a new generation of an approved
+/// object, a lost, edited or closed record. A consumer that is let in stays so in this generation, so a cluster that loses its
 /// policies keeps its sign-ins.
 ///
 /// # Errors
-/// What has to be asked first. A snapshot of the caches knows neither a Secret's value nor whether the policy is enforced; for most
-/// objects neither is needed.
+/// The fact to find out first. A snapshot of the caches has neither a Secret's value nor the state of the policy. Most objects
+/// need neither.
 pub fn decide(seen: &Observed) -> Result<Plan, Missing> {
     let object = match wanted(seen) {
         Wanted::Removal(plan) => return Ok(plan),
@@ -60,7 +60,7 @@ pub fn decide(seen: &Observed) -> Result<Plan, Missing> {
     let draft = match seen.policy {
         PolicyEnforced::Enforced => enforced,
         PolicyEnforced::Absent => Draft::new(seen, object, false),
-        // The policy is asked about only where the answer makes a difference that is not recorded yet.
+        // The policy is checked only where it makes a difference that is not recorded yet.
         PolicyEnforced::Unknown => {
             let makes_no_difference = Draft::new(seen, object, false).decides_like(&enforced) || enforced.is_recorded(seen);
             if makes_no_difference { enforced } else { return Err(Missing::Policy) }
@@ -70,7 +70,7 @@ pub fn decide(seen: &Observed) -> Result<Plan, Missing> {
     Ok(Plan::new([finalizer, draft.write(seen)?]))
 }
 
-/// The part of the plan that ends a sign-in, and needs neither a hash nor the Secret; none if there is none.
+/// The part of the plan that ends a sign-in. It needs neither a hash nor the Secret. None if no sign-in is to end.
 pub fn deny(seen: &Observed) -> Option<Plan> {
     let plan = match wanted(seen) {
         Wanted::Removal(plan) => plan,
@@ -79,7 +79,7 @@ pub fn deny(seen: &Observed) -> Option<Plan> {
     (!plan.effects.is_empty()).then_some(plan)
 }
 
-/// Whether a record is wanted at all.
+/// Whether the object is to have a record.
 enum Wanted<'a> {
     Record(&'a Object),
     Removal(Plan),
@@ -90,8 +90,8 @@ fn wanted(seen: &Observed) -> Wanted<'_> {
         None => (seen.live().is_some(), false),
         Some(object) if object.deleting => {
             let is_removed = seen.record.as_ref().is_some_and(|stored| stored.record.is_removed());
-            // With our finalizer on the object, a tombstone is left even where there never was a record: a slow peer may be about to
-            // insert one.
+            // An object with our finalizer leaves a tombstone even if it has no record: a slow controller may be about to insert
+            // one.
             (seen.live().is_some() || (object.has_finalizer && !is_removed), object.has_finalizer)
         }
         Some(object) if seen.has_foreign_key(object) => (seen.live().is_some(), false),
@@ -108,7 +108,7 @@ impl Plan {
         Self { effects: effects.into_iter().flatten().collect() }
     }
 
-    /// Whether the record is written, which takes a refreshed snapshot.
+    /// Whether the plan writes the record. Such a plan needs a refreshed snapshot.
     pub fn writes_record(&self) -> bool {
         self.effects.iter().any(|effect| matches!(effect, Effect::WriteRecord(_) | Effect::HashAndWriteRecord(_)))
     }
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_seen_makes_the_plan() {
+    fn the_plan_follows_from_the_snapshot() {
         let tombstone = || Stored { record: approved().record.removed(), ..approved() };
         let edited = || Stored { intact: false, ..approved() };
         let refused = || recorded(&Observed { secret: SecretSeen::Missing, ..seen(object()) });
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_is_asked_about_where_it_makes_a_difference() {
+    fn the_policy_is_checked_only_where_it_makes_a_difference() {
         let held = Object { hold: Some("leaked".into()), ..object() };
         let undecided = Object { approved: None, ..object() };
         let renamed = Object { generation: 4, profile: Profile { name: "Blues".into() }, ..object() };
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_denial_carries_no_hash_of_an_edited_row_on() {
+    fn a_denial_drops_the_hash_of_an_edited_row() {
         let mut edited = Stored { intact: false, ..approved() };
         edited.record.secret = SecretOutcome::Accepted(Phc::stored("another's hash".into()));
         let disapproved = Object { approved: Some(false), ..object() };

@@ -1,4 +1,4 @@
-//! What the record of an object is to be: one rule for each question, with its cases below.
+//! Drafts the record of an object: one function for each rule. The tests have a table of cases for each.
 
 use std::fmt;
 
@@ -9,19 +9,19 @@ use super::{
     SecretSource, SecretValue, State,
 };
 
-/// A record to be.
+/// The record that an object should have.
 pub(super) struct Draft {
     /// All of it but the secret.
     record: Record,
     secret: SecretDraft,
 }
 
-/// What the record is to say of the Secret.
+/// What the record will say of the Secret.
 #[derive(Clone)]
 enum SecretDraft {
     /// This: nothing has to be read or hashed.
     Known(Option<SecretSource>, SecretOutcome, i64),
-    /// The hash of this value; the recorded one, if it fits.
+    /// The hash of this value. The recorded hash stays if it fits.
     Hash(SecretSource, SecretValue, Option<Phc>),
     /// The Secret has to be read first.
     Unread,
@@ -32,7 +32,7 @@ enum SecretDraft {
 pub struct Unhashed {
     record: Record,
     pub value: SecretValue,
-    /// The recorded hash, which is kept if it is of this value.
+    /// The recorded hash. It stays if it fits the value.
     pub recorded: Option<Phc>,
 }
 
@@ -57,7 +57,6 @@ impl fmt::Debug for Unhashed {
 // === impl Draft ===
 
 impl Draft {
-    /// What the object asks for.
     pub(super) fn new(seen: &Observed, object: &Object, policy_is_enforced: bool) -> Self {
         let trusted = seen.trusted();
         let decision = decision(trusted, object, seen.now);
@@ -70,7 +69,7 @@ impl Draft {
         Self { record, secret: secret(seen, trusted) }
     }
 
-    /// Whether both say the same of who may sign in.
+    /// Whether both drafts decide the same about sign-in.
     pub(super) fn decides_like(&self, other: &Self) -> bool {
         let decided = |draft: &Self| (draft.record.state, draft.record.unproved_approval.is_some());
         decided(self) == decided(other)
@@ -83,7 +82,7 @@ impl Draft {
             && old.clone().without_secret() == self.record
     }
 
-    /// The write that makes it so; none if it is so.
+    /// None if the draft is recorded already.
     pub(super) fn write(self, seen: &Observed) -> Result<Option<Effect>, Missing> {
         if self.is_recorded(seen) {
             return Ok(None);
@@ -100,15 +99,15 @@ impl Draft {
         }
     }
 
-    /// The write that ends sign-in, without a hash and without the Secret; none if sign-in is not to end.
+    /// The write that ends sign-in, without hashing or reading the Secret. None if sign-in is not to end.
     pub(super) fn denial(self, seen: &Observed) -> Option<Effect> {
-        // A refusal that is recorded already ends nothing.
+        // A Secret whose refusal is recorded ended sign-in before.
         let is_refused_now = matches!(&self.secret, SecretDraft::Known(_, outcome @ SecretOutcome::Refused(_), _)
             if seen.trusted().is_none_or(|old| old.secret != *outcome));
         if self.is_recorded(seen) || (self.record.state == State::Approved && !is_refused_now) {
             return None;
         }
-        // What an edited row says of the secret is not carried on.
+        // An edited row is not trusted, so its secret is dropped.
         let (source, outcome, floor) = match (self.secret, seen.trusted()) {
             (SecretDraft::Known(source, outcome, floor), _) => (source, outcome, floor),
             (_, Some(old)) => (old.secret_source.clone(), old.secret.clone(), old.secret_floor),
@@ -118,10 +117,10 @@ impl Draft {
     }
 }
 
-/// The decision in the spec: the recorded one while it is the same.
+/// The decision in the spec. While it is the same, the recorded one stays, with its author and date.
 fn decision(trusted: Option<&Record>, object: &Object, now: Timestamp) -> Option<Decision> {
     let approved = object.approved?;
-    // Another stamp in a later generation: the decision went to and fro between two snapshots.
+    // Another stamp in a later generation: the decision was changed and changed back between two snapshots.
     let is_same = |decision: &&Decision| {
         let is_restamped = object.decided_by.is_some() && object.decided_by != decision.by;
         let is_later = trusted.is_some_and(|record| object.generation > record.generation);
@@ -132,18 +131,19 @@ fn decision(trusted: Option<&Record>, object: &Object, now: Timestamp) -> Option
     Some(recorded.cloned().unwrap_or_else(new))
 }
 
-/// The generation of the approval in the spec, if that does not count. It does not count later, either, until it is made anew.
-/// Record and status both remember it, because either of them may be lost or put back.
+/// The generation of the approval in the spec, if that approval does not count. It never counts until it is withdrawn and made
+/// again.
+/// Otherwise a user could approve while the policies are missing, and wait until they are restored. A new stamp alone does not
+/// help, because nothing proves that stamps are protected.
 ///
-/// Otherwise a user could approve while the policies are away, and wait until they are back. A new stamp alone does not end it,
-/// because nothing proves that stamps are guarded.
+/// Record and status both keep the generation, because either can be lost or restored from a backup.
 fn unproved_approval(trusted: Option<&Record>, object: &Object, is_new: bool, policy_is_enforced: bool) -> Option<i64> {
     if object.approved != Some(true) {
         return None;
     }
     let recorded = trusted.and_then(|record| record.unproved_approval);
-    // A record of a later generation, which the object has reached, has seen the approval made anew. One of the same generation may
-    // have been put back from a backup.
+    // A record of a later generation, which the object has reached, has seen the approval made again. A record of the same
+    // generation may come from a backup.
     let is_past =
         |generation: i64| trusted.is_some_and(|record| record.generation > generation && record.generation <= object.generation);
     let published =
@@ -165,7 +165,7 @@ fn revocation(seen: &Observed, object: &Object, approval_counts: bool) -> Option
     }
 }
 
-/// The first that applies.
+/// The first case that applies.
 fn state(object: &Object, is_unproved: bool, is_revoked: bool) -> State {
     match object.approved {
         _ if is_revoked => State::Revoked,
@@ -185,7 +185,7 @@ fn secret(seen: &Observed, trusted: Option<&Record>) -> SecretDraft {
         |record: &Record| record.secret == SecretOutcome::Refused(SecretProblem::TooShort) && floor < record.secret_floor;
     let refused = |problem, source: Option<&SecretSource>| {
         let outcome = SecretOutcome::Refused(problem);
-        // The floor that a value was judged by stays, or two controllers with different floors would write in turn.
+        // The recorded floor stays. Otherwise two controllers with different floors would overwrite each other again and again.
         let same = trusted.filter(|old| old.secret == outcome && old.secret_source.as_ref() == source && !is_below(old));
         SecretDraft::Known(source.cloned(), outcome, same.map_or_else(|| source.map_or(0, |_| floor), |old| old.secret_floor))
     };
@@ -266,7 +266,7 @@ mod tests {
     fn a_revocation_ends_by_an_approval_after_a_disapproval() {
         let edited = |stored: Stored| Stored { intact: false, ..stored };
         let closed = |stored: Stored| Stored { record: stored.clone().out_of_scope(), ..stored };
-        // What is kept of it: whether a disapproval was seen.
+        // `expected` is `disapproved` of the revocation that stays.
         for (what, record, approved, counts, expected) in [
             ("none", approved(), Some(true), true, None),
             ("still approved", revoked(false), Some(true), true, Some(false)),
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_is_known_to_fit_the_hash_keeps_it_under_its_new_version() {
+    fn a_known_hash_is_kept_under_a_new_version_of_its_secret() {
         let seen = Observed { secret: read("2"), hash_is_known: true, ..seen(object()) };
         let kept = secret(&seen, Some(&approved().record));
         assert!(

@@ -48,7 +48,7 @@ pub enum ReconcileResult {
 pub struct Handling {
     pub result: ReconcileResult,
     pub requeue: Requeue,
-    /// Whether an administrator is told in the log. What mends itself, or what the status says for good, is not.
+    /// False for a failure that ends by itself, or that the status shows until a user acts.
     pub is_logged: bool,
     /// What the condition `Ready` says. None: what was published stays.
     pub ready: Option<(ConditionStatus, Reason)>,
@@ -63,7 +63,7 @@ impl Failure {
         let (result, requeue, is_logged, ready) = match self {
             Self::Conflict(_) => (ReconcileResult::Conflict, Backoff, false, None),
             Self::Store(_) => (ReconcileResult::StoreFailed, Backoff, true, Some((False, Reason::StoreUnavailable))),
-            // Only the user can help, and that is a change. The sweep asks again, should the key become free.
+            // Only a change by the user can help. The sweep checks whether the key became free.
             Self::KeyInUse(_) => (ReconcileResult::KeyInUse, AtChange, false, Some((False, Reason::KeyInUse))),
             Self::Api(_) => (ReconcileResult::ApiFailed, Backoff, true, Some((Unknown, Reason::Pending))),
             Self::Internal(_) => (ReconcileResult::Internal, Backoff, true, Some((Unknown, Reason::Pending))),
@@ -71,7 +71,6 @@ impl Failure {
         Handling { result, requeue, is_logged, ready }
     }
 
-    /// What the status says of it.
     pub(super) fn status(&self, object: &Object) -> Option<StatusUpdate> {
         let (ready, reason) = self.handling().ready?;
         let message = match self {

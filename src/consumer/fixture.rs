@@ -34,7 +34,7 @@ pub(super) fn read(version: &str) -> SecretSeen {
     SecretSeen::Read(source(version), SecretValue::accept(b"a secret, long enough", SecretLimits::default()))
 }
 
-/// Nothing is recorded of it, and the policy is enforced.
+/// A snapshot without a record, where the policy is enforced.
 pub(super) fn seen(object: Object) -> Observed {
     Observed {
         owner: Owner { cluster_id: "cluster".into(), uid: "uid".into() },

@@ -7,10 +7,9 @@ use uuid::Uuid;
 
 /// The key by which a consumer names itself when it signs in (`oauth_consumer_key`, `client_id`).
 ///
-/// A key is a function of the object it belongs to, so that losing both the status and the record still gives the
-/// same key again: a version 5 UUID ([RFC 9562 §5.5](https://www.rfc-editor.org/rfc/rfc9562#section-5.5)) over
-/// `<cluster id>/<object UID>`. Keys brought along from another system keep their own form.
-/// A random key would have to be remembered, and would change when that memory is lost.
+/// The key is derived from its object, so it stays the same even when status and record are lost: a version 5 UUID
+/// ([RFC 9562 §5.5](https://www.rfc-editor.org/rfc/rfc9562#section-5.5)) over `<cluster id>/<object UID>`. Adopted keys keep
+/// their form.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ConsumerKey(String);
@@ -57,7 +56,7 @@ mod tests {
     fn the_same_object_always_has_the_same_key() {
         let key = ConsumerKey::derive("cluster", "uid");
         assert_eq!(key, ConsumerKey::derive("cluster", "uid"));
-        // Written down once: a release that computes another key would break every consumer.
+        // A fixed value: a release that derives another key would break every consumer.
         assert_eq!(key.as_str(), "b5675db2-56ba-58a6-9edc-85c9ea8fdfc6");
     }
 

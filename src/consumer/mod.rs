@@ -1,10 +1,8 @@
-//! What an OAuth consumer is: its key, its secret's hash, the decision about it, and what has to be done for it.
+//! The OAuth consumer: its key, the hash of its secret, the decision about it, and what has to be done for it.
 //!
-//! Everything here is pure: no I/O, no clock, no Kubernetes client, no SQL. The same functions drive the
-//! controller, the sweep and the tests.
-//!
-//! [`decide()`] says what is to be done, and [`conclude()`] what the status may say afterwards. [`deny()`] is the part of `decide`
-//! that ends a sign-in.
+//! [`decide()`] makes the plan, and [`conclude()`] the status afterwards. [`deny()`] makes the part of the plan that ends a
+//! sign-in.
+//! Everything here is pure: no I/O, no clock, no Kubernetes client, no SQL. Controller, sweep and tests use the same functions.
 
 mod amend;
 mod conclude;

@@ -1,4 +1,4 @@
-//! What was seen before a decision, in the words of the domain.
+//! The input of a decision.
 
 use jiff::Timestamp;
 
@@ -6,7 +6,7 @@ use super::{
     ConsumerKey, Owner, PolicyEnforced, Profile, Record, SecretLimits, SecretProblem, SecretSource, SecretValue, State, Stored,
 };
 
-/// Everything a decision rests on. Two controllers that observe the same decide the same.
+/// All that a decision depends on. Two controllers with the same input decide the same.
 #[derive(Clone)]
 pub struct Observed {
     pub owner: Owner,
@@ -18,7 +18,6 @@ pub struct Observed {
     pub secret: SecretSeen,
     /// Its record. Read *before* object and Secret.
     pub record: Option<Stored>,
-    /// Whether the API server enforces who may approve.
     pub policy: PolicyEnforced,
     /// When this was seen, by the wall clock. A new decision has this date until it is [committed](Record::dated).
     pub now: Timestamp,
@@ -26,7 +25,7 @@ pub struct Observed {
     pub hash_is_known: bool,
 }
 
-/// An `OAuthConsumer`, reduced to what decisions rest on.
+/// An `OAuthConsumer`, reduced to what decisions need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
     pub namespace: String,
@@ -39,15 +38,15 @@ pub struct Object {
     pub profile: Profile,
     pub secret_ref: SecretRef,
     pub approved: Option<bool>,
-    /// Who decided that, in the words of the API server's stamp.
+    /// Who decided that, as the API server stamped it.
     pub decided_by: Option<String>,
     pub hold: Option<String>,
-    /// `spec.consumerKey`: a key brought along.
+    /// `spec.consumerKey`.
     pub adopted_key: Option<ConsumerKey>,
     pub published: Published,
 }
 
-/// The status of an object, as far as decisions read it back.
+/// The part of an object's status that decisions read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Published {
     pub key: Option<String>,
@@ -65,10 +64,10 @@ pub struct SecretRef {
 /// What is known of the Secret.
 #[derive(Clone)]
 pub enum SecretSeen {
-    /// Nothing is known of it. A list that was refused or is late does not say that a Secret is absent.
+    /// A list that was refused or is late does not show that a Secret is absent.
     Unknown,
     Missing,
-    /// It is there in this version; its content was not read.
+    /// The Secret exists in this version; its content was not read.
     Unread(SecretSource),
     Read(SecretSource, Result<SecretValue, SecretProblem>),
 }
@@ -90,18 +89,18 @@ impl Observed {
         self.record.as_ref().filter(|stored| !stored.record.is_removed())
     }
 
-    /// The record, if decision and hash in it prove something: it is no tombstone, and no edited row.
+    /// The record, if it is neither a tombstone nor an edited row.
     pub fn trusted(&self) -> Option<&Record> {
         self.live().filter(|stored| stored.intact).map(|stored| &stored.record)
     }
 
-    /// Whether a write of the record puts right what was edited or lost.
+    /// Whether a write of the record repairs an edited or lost one.
     pub fn is_repair(&self) -> bool {
         let was_published = || self.object.as_ref().is_some_and(|object| object.published.key.is_some());
         self.live().map_or_else(was_published, |stored| !stored.intact)
     }
 
-    /// The tombstone to leave: of the record, or of an object that never had one.
+    /// The tombstone of the record, or of an object that never had one.
     pub fn tombstone(&self) -> Option<Record> {
         let record = match (&self.record, &self.object) {
             (Some(stored), _) if stored.intact => stored.record.clone(),
@@ -112,7 +111,7 @@ impl Observed {
         Some(record.removed())
     }
 
-    /// The key that belongs to the object: its own, or the one it brought along.
+    /// The key of the object: adopted, or derived.
     pub fn key_of(&self, object: &Object) -> ConsumerKey {
         let derived = || ConsumerKey::derive(&self.owner.cluster_id, &self.owner.uid);
         object.adopted_key.clone().unwrap_or_else(derived)
@@ -123,8 +122,8 @@ impl Observed {
         object.published.key.as_deref().is_some_and(|published| published != self.key_of(object).as_str())
     }
 
-    /// Whether an older version was seen than the record rests on. Versions only grow, so the cluster's etcd was
-    /// restored from a backup, and versions prove nothing any more. Not asked again once the recorded version is forgotten.
+    /// Whether object or Secret are older than the record. Versions only grow, so etcd was restored from a backup, and an equal
+    /// version proves nothing. False once the recorded version is forgotten.
     pub fn shows_restored_cluster(&self) -> bool {
         let Some(record) = self.trusted() else { return false };
         let Some(then) = record.secret_source.as_ref().filter(|then| !then.resource_version.is_empty()) else { return false };

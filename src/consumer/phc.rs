@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 use super::SecretValue;
 
 /// A hash in the [PHC string format](https://github.com/P-H-C/phc-string-format/blob/master/phc-sf-spec.md):
-/// `$argon2id$v=19$m=19456,t=2,p=1$<salt>$<hash>`. Kept out of logs: it is no secret, but food for guessing.
+/// `$argon2id$v=19$m=19456,t=2,p=1$<salt>$<hash>`. Never logged: with it, a secret can be guessed offline.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Phc(String);
 
-/// What a hash costs. Memory in KiB, passes, lanes.
+/// What a hash costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HashCost {
     /// Memory in KiB.
@@ -23,8 +23,8 @@ pub struct HashCost {
     pub lanes: u32,
 }
 
-/// The memory of one hash computation at a time, to be used again: 19 MiB that come and go would leave an allocator with
-/// several times as much.
+/// Memory for one hash at a time, used again. With 19 MiB allocated for each hash, the allocator would keep several times as
+/// much.
 #[derive(Default)]
 pub struct HashMemory(Vec<Block>);
 
@@ -32,14 +32,13 @@ pub struct HashMemory(Vec<Block>);
 #[error("failed to compute argon2id: {0}")]
 pub struct PhcError(String);
 
-/// The most that verifying a stored PHC string may cost: a process that can write to the store must not be able to make a
-/// sign-in allocate gigabytes.
+/// The highest cost of a stored hash that is verified. A row in the store must not make a sign-in allocate gigabytes.
 const CEILING: HashCost = HashCost { memory: 64 * 1024, passes: 10, lanes: 4 };
 
 // === impl HashCost ===
 
 impl HashCost {
-    /// 19 MiB, 2 passes, 1 lane: the floor of the
+    /// 19 MiB, 2 passes, 1 lane: the minimum of the
     /// [OWASP cheat sheet](https://cheatsheetseries.owasp.org/cheatsheets/Password_Storage_Cheat_Sheet.html), about 28 ms.
     pub const STANDARD: Self = Self { memory: 19 * 1024, passes: 2, lanes: 1 };
 
@@ -78,7 +77,7 @@ impl Phc {
     /// Hashes a secret with a fresh random salt.
     ///
     /// # Errors
-    /// When the cost is out of argon2's bounds, or the system has no randomness.
+    /// If the cost is out of argon2's bounds, or the system has no randomness.
     pub fn hash(secret: &SecretValue, cost: HashCost, memory: &mut HashMemory) -> Result<Self, PhcError> {
         let (argon2, salt) = (cost.argon2()?, Salt::generate());
         let hash = PasswordHash {
@@ -91,7 +90,7 @@ impl Phc {
         Ok(Self(hash.to_string()))
     }
 
-    /// A PHC string as it was stored. Nothing is checked before it is used.
+    /// A PHC string from the store. It is checked when it is used.
     pub fn stored(text: String) -> Self {
         Self(text)
     }
@@ -100,8 +99,8 @@ impl Phc {
         &self.0
     }
 
-    /// Whether this is the hash of these bytes. A string that is no argon2id hash, or one that would cost more than
-    /// 64 MiB, 10 passes or 4 lanes, is the hash of nothing.
+    /// Whether this is the hash of these bytes. False for a string that is no argon2id hash, or costs more than 64 MiB, 10 passes
+    /// or 4 lanes.
     pub fn verify(&self, candidate: &[u8], memory: &mut HashMemory) -> bool {
         let Ok(hash) = PasswordHash::new(&self.0) else { return false };
         let (Some(salt), Some(expected), Ok(params)) = (&hash.salt, &hash.hash, Params::try_from(&hash)) else { return false };
@@ -115,7 +114,7 @@ impl Phc {
         memory.compute(&argon2, candidate, salt).is_ok_and(|computed| computed == *expected)
     }
 
-    /// Whether a hash of this cost is more work than this one: memory times passes.
+    /// Whether this hash is less work than one of this cost, as memory times passes.
     pub fn costs_less_than(&self, cost: HashCost) -> bool {
         let work = |memory: u32, passes: u32| u64::from(memory) * u64::from(passes);
         let Ok(hash) = PasswordHash::new(&self.0) else { return false };
@@ -152,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn hashes_of_others_are_understood() {
+    fn hashes_of_the_reference_implementation_verify() {
         // argon2id of "password", salt "somesalt", by the reference implementation (its test vectors).
         let reference = "$argon2id$v=19$m=256,t=2,p=1$c29tZXNhbHQ$nf65EOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4";
         assert!(Phc::stored(reference.into()).verify(b"password", &mut HashMemory::default()));

@@ -25,13 +25,13 @@ pub enum State {
     OnHold,
     /// Revoked in the store, until a disapproval is seen and an approval after it.
     Revoked,
-    /// Closed until a controller has looked at its object: its installation gave up the namespace, or the store was restored.
+    /// Closed until a controller compares it with its object: its installation gave up the namespace, or the store was restored.
     OutOfScope,
-    /// The object is gone. The row stays as a tombstone, so that a slow peer cannot bring it back.
+    /// The object is gone. The row stays as a tombstone, so that a slow controller cannot write the record again.
     Removed,
 }
 
-/// A person's decision, as it was committed.
+/// A decision, as it was committed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
     pub approved: bool,
@@ -54,24 +54,24 @@ pub struct Revocation {
     pub disapproved: bool,
 }
 
-/// Where a hash comes from. While all of it is the same, the hash is still the Secret's.
+/// Where a hash comes from. While no field changes, the hash fits the Secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecretSource {
     pub name: String,
     pub key: String,
     pub uid: String,
-    /// The Secret's `metadata.resourceVersion`; empty once versions have been found to prove nothing.
+    /// The Secret's `metadata.resourceVersion`. Empty after a restore of the cluster: an equal version proves nothing then.
     pub resource_version: String,
 }
 
-/// What an object says about its consumer that decides nothing: the record repeats it word for word.
+/// The fields of an object that no decision depends on. The record copies them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Profile {
-    /// What people see.
+    /// The consumer name.
     pub name: String,
 }
 
-/// What came of looking at the Secret.
+/// What the check of the Secret found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SecretOutcome {
     Accepted(Phc),
@@ -80,11 +80,11 @@ pub enum SecretOutcome {
 
 /// What the store keeps about a consumer.
 ///
-/// A row's checksum is taken of this, as JSON: the order of the fields is part of the store's format. A new field is left out of it
-/// while it is empty, as `hold` is, or all rows of the release before would count as edited.
+/// A row's checksum is computed from this as JSON, so the order of the fields is part of the store's format. A new field must be
+/// left out while it is empty, as `hold` is. Otherwise all rows of the release before would count as edited.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// The key, unique over the store's life.
+    /// Unique in the store for all time.
     pub consumer_key: ConsumerKey,
     pub owner: Owner,
     pub installation: String,
@@ -92,20 +92,20 @@ pub struct Record {
     pub object: String,
     #[serde(flatten)]
     pub profile: Profile,
-    /// The generation this record rests on.
+    /// The generation of the object that this record was made from.
     pub generation: i64,
     pub state: State,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
-    /// The generation in which an approval was first seen that does not count: the API server did not check who gave it. It stays
-    /// until the object is seen without `approved: true`.
+    /// Where an approval does not count because the API server did not check who gave it: the generation in which it was first
+    /// seen. It stays until the object is seen without `approved: true`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unproved_approval: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hold: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revocation: Option<Revocation>,
-    /// Which Secret was looked at; none while there was none.
+    /// The Secret that was checked; none if there was none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret_source: Option<SecretSource>,
     pub secret: SecretOutcome,
@@ -117,10 +117,10 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
     pub record: Record,
-    /// Grows with each write of this record, and is never one that an earlier record of the owner had. A write names the version it
+    /// Grows with each write. A later record of the same owner never has this version again. A write names the version that it
     /// replaces.
     pub version: i64,
-    /// Whether the row's checksum fits. It does not after an edit by hand.
+    /// Whether the row's checksum fits. It does not fit after an edit by hand.
     pub intact: bool,
 }
 
@@ -148,7 +148,7 @@ impl Record {
         }
     }
 
-    /// The same record, committed now: a decision that was not recorded before has this date.
+    /// The record at its commit: a new decision gets the date of the commit.
     pub fn dated(self, before: Option<&Self>, now: Timestamp) -> Self {
         let is_new = self.decision.is_some() && self.decision.as_ref() != before.and_then(|before| before.decision.as_ref());
         if is_new { Self { decision: self.decision.map(|decision| Decision { at: now, ..decision }), ..self } } else { self }
@@ -167,13 +167,13 @@ impl Record {
         }
     }
 
-    /// The same record as a tombstone: nothing left to sign in with.
+    /// The record as a tombstone, without decision and secret.
     pub fn removed(self) -> Self {
         Self { state: State::Removed, decision: None, unproved_approval: None, hold: None, ..self }.without_secret()
     }
 
-    /// Whether this is a tombstone that keeps its key from being used again: a key that was brought along could be, and a
-    /// revocation must not be forgotten. All other keys are derived from a UID, which never comes back.
+    /// Whether this tombstone has to keep its key from being used again. An adopted key could be, and a revocation must not be
+    /// forgotten. All other keys are derived from a UID, which is never used again.
     pub fn reserves_key(&self) -> bool {
         let is_own = [ConsumerKey::derive(&self.owner.cluster_id, &self.owner.uid), self.owner.unclaimed_key()];
         self.is_removed() && (self.revocation.is_some() || !is_own.contains(&self.consumer_key))
@@ -191,8 +191,8 @@ impl Record {
 // === impl Owner ===
 
 impl Owner {
-    /// A key that no object has: for the tombstone of an object that never had a record, or whose record was edited and may claim
-    /// the key of another consumer.
+    /// A key that no object has. It is for the tombstone of an object without a record, or with an edited one, which may name the
+    /// key of another consumer.
     pub fn unclaimed_key(&self) -> ConsumerKey {
         ConsumerKey::derive(&self.cluster_id, &format!("removed/{}", self.uid))
     }

@@ -1,4 +1,4 @@
-//! The consumer secret: what is accepted, and what is said about the rest.
+//! The consumer secret: which values are accepted, and the messages about all others.
 
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretSlice};
@@ -78,10 +78,8 @@ impl SecretLimits {
 // === impl SecretValue ===
 
 impl SecretValue {
-    /// Accepts the bytes of a Secret's data key, or says what is wrong with them. Length is judged before content.
-    ///
-    /// Nothing is trimmed: a client sends the bytes its owner knows, and a silently removed newline would make
-    /// two systems disagree about the same secret.
+    /// Checks the bytes of a Secret's data key: first the length, then the content. Nothing is trimmed. If a newline were removed
+    /// silently, two systems could disagree about the same secret.
     pub fn accept(bytes: &[u8], limits: SecretLimits) -> Result<Self, SecretProblem> {
         if bytes.len() < limits.min {
             return Err(SecretProblem::TooShort);
@@ -102,7 +100,7 @@ impl SecretValue {
         Ok(Self(bytes.to_vec().into()))
     }
 
-    /// What a client presented as its secret: any bytes.
+    /// The secret that a client presented: any bytes.
     pub fn presented(bytes: Vec<u8>) -> Self {
         Self(bytes.into())
     }
@@ -130,7 +128,7 @@ impl SecretProblem {
         }
     }
 
-    /// Whether the Secret may still be on its way. Then it is no mistake yet, and `Stalled` stays away.
+    /// Whether the Secret may still be created. Then it is no mistake yet, and `Stalled` is not set.
     pub fn may_pass(self) -> bool {
         matches!(self, Self::NotFound | Self::KeyMissing)
     }
@@ -175,7 +173,6 @@ impl FingerprintKey {
         Self(Hmac::new(&random.into()))
     }
 
-    /// The fingerprint of this secret in this process.
     pub fn of(&self, secret: &SecretValue) -> Fingerprint {
         let mut mac = self.0.clone();
         mac.update(secret.expose());

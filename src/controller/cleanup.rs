@@ -1,4 +1,4 @@
-//! Before an uninstall: refuse while there are consumers, or take their finalizers off, so that none is stuck.
+//! The check before an uninstall: fails while there are consumers, or removes their finalizers.
 
 use std::time::{Duration, Instant};
 
@@ -13,26 +13,27 @@ use super::scopes::list_pages;
 use crate::api::{FINALIZER, OAuthConsumer};
 use crate::consumer::Failure;
 
-/// The end is when no finalizer was put back for this long: a controller that was just told to stop may do that.
+/// How long no finalizer may come back before the release ends. A controller that is stopping may still add one.
 const QUIET: Duration = Duration::from_secs(10);
 
 /// The pause between two lists.
 const ROUND_PAUSE: Duration = Duration::from_secs(1);
 
-/// Objects that are let go at a time.
+/// Objects that are released at a time.
 const CONCURRENT_RELEASES: usize = 16;
 
-/// The consumers in these namespaces, none meaning all, as `namespace/name`.
+/// The consumers in these namespaces, as `namespace/name`. An empty list means all namespaces.
 ///
 /// # Errors
-/// When the API server does not answer or refuses. Without the CRD there are no consumers.
+/// If the API server does not answer, or refuses. A missing CRD is no error: then there are no consumers.
 pub async fn consumers(client: &Client, namespaces: &[String]) -> Result<Vec<String>, Failure> {
     let described = |object: &OAuthConsumer| format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any());
     Ok(list(client, namespaces).await?.iter().map(described).collect())
 }
 
-/// Takes the finalizer off all consumers in these namespaces, none meaning all, until none has been put back for a while. Their
-/// records stay in the store as they are. Says after each round how many were let go so far, and answers how many in the end.
+/// Removes our finalizer from all consumers in these namespaces, until none has come back for a while. Their records stay in the
+/// store.
+/// Reports after each round how many objects were released so far, and returns the sum.
 pub async fn release(client: &Client, namespaces: &[String], progress: impl Fn(usize)) -> Result<usize, Failure> {
     let (mut released, mut last) = (0, Instant::now());
     while last.elapsed() < QUIET {
@@ -41,7 +42,7 @@ pub async fn release(client: &Client, namespaces: &[String], progress: impl Fn(u
         let attempts = stream::iter(held.map(|object| async move {
             match patch::finalizer(client, &object, false).await {
                 Ok(_) => Ok(1),
-                // The next list tells what has become of it.
+                // The next list shows the outcome.
                 Err(Failure::Conflict(cause)) => {
                     debug!(cause, "conflict");
                     Ok(0)

@@ -1,6 +1,6 @@
-//! Events: best effort, and never in the way of a reconcile.
+//! Kubernetes events. A queue and a time limit keep them from delaying a reconcile.
 //!
-//! Each is an object of its own rather than one of a series: approved, disapproved, approved again has to read like that.
+//! Each event is an object of its own. A series would hide the order of approved, disapproved, approved.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::telemetry::Metrics;
 
 const REPORTER: &str = "oauthconsumer-operator";
 
-/// Events waiting at most; what comes on top is dropped and counted.
+/// The most events that wait. Further events are dropped and counted.
 const QUEUE_SIZE: usize = 8192;
 
 /// How long publishing one may take.
@@ -94,7 +94,7 @@ impl Publisher {
             let events: Api<Event> = Api::namespaced(self.client.clone(), namespace);
             match timeout(PUBLISH_TIMEOUT, events.create(&PostParams::default(), &event)).await {
                 Ok(Ok(_)) => {}
-                // A terminating namespace takes no events, and a role may not grant them.
+                // A namespace that is being deleted takes no events, and a role may not grant them.
                 failed => {
                     self.metrics.events_dropped.inc();
                     debug!(event.reason, ?failed, "an event was not published");

@@ -15,7 +15,7 @@ pub(super) enum Purpose {
     Reconcile,
     /// The end of its sign-in, before all else.
     Deny,
-    /// The end of the sign-in of any object of the cluster. Its Secret may be another controller's.
+    /// The end of its sign-in, for any object of the cluster. This controller may have no right to read the Secret.
     DenyAnywhere,
 }
 
@@ -29,7 +29,7 @@ impl Purpose {
         }
     }
 
-    /// Whether the plan depends on the Secret. What ends sign-in must not depend on a Secret that cannot be read.
+    /// Whether the plan depends on the Secret. The end of a sign-in must not depend on a Secret that cannot be read.
     fn needs_secret(self, object: &Object) -> bool {
         match self {
             Self::Reconcile => !object.deleting,
@@ -39,7 +39,7 @@ impl Purpose {
     }
 }
 
-/// Decides on the snapshot, refreshes it if the record is to be written, decides again, and carries that out.
+/// Makes a plan. If it writes the record, refreshes the snapshot and makes the plan again. Then carries the plan out.
 pub(super) async fn execute(ctx: &Context, mut snapshot: Snapshot, purpose: Purpose) -> (Snapshot, Outcome) {
     let mut plan = purpose.plan(&snapshot.seen);
     if purpose == Purpose::DenyAnywhere || plan.as_ref().map_or(true, Plan::writes_record) {
@@ -47,7 +47,7 @@ pub(super) async fn execute(ctx: &Context, mut snapshot: Snapshot, purpose: Purp
             Ok(refreshed) => refreshed,
             Err(failure) => return snapshot.failed(failure),
         };
-        // Not of a cached snapshot, which may be older than the record without a restore.
+        // Only with a refreshed snapshot: a cached one may be older than the record without a restore.
         match forget_versions_after_restore(ctx, &snapshot.seen).await {
             Ok(false) => {}
             Ok(true) => return snapshot.restored(),
@@ -74,7 +74,7 @@ pub(super) async fn close_unseen(ctx: &Context, stored: Stored) -> Result<Option
     }
 }
 
-/// Carries out the plan and stops at the first failure. The snapshot is brought up to date with the answers.
+/// Carries out the plan and stops at the first failure. Updates the snapshot with the answers.
 async fn apply(ctx: &Context, snapshot: &mut Snapshot, plan: Plan) -> Outcome {
     let mut outcome = Outcome { record: snapshot.seen.record.clone(), ..Outcome::default() };
     for effect in plan.effects {
@@ -125,9 +125,9 @@ async fn commit(ctx: &Context, snapshot: &Snapshot, record: Record) -> Result<St
     Ok(stored)
 }
 
-/// The record with the hash of its secret; with the recorded hash, if that fits.
+/// The record with the hash of its secret. The recorded hash stays if it fits.
 async fn hash(ctx: &Context, snapshot: &Snapshot, unhashed: Unhashed) -> Result<Record, Failure> {
-    // Before a hash is spent: the key may be taken.
+    // A hash is expensive, so first see whether the key is in use.
     if snapshot.seen.record.is_none() {
         let (_, holder) = ctx.store.by_key(unhashed.key()).await?;
         if holder.is_some_and(|holder| holder.stored.record.owner != snapshot.seen.owner) {
@@ -141,8 +141,8 @@ async fn hash(ctx: &Context, snapshot: &Snapshot, unhashed: Unhashed) -> Result<
     Ok(unhashed.with_hash(phc))
 }
 
-/// An older version than was recorded shows that the cluster was restored from a backup. Versions prove nothing any more then: they
-/// are forgotten in the store, so that this survives a crash and reaches every controller.
+/// Forgets the recorded versions if the cluster was restored from a backup: equal versions prove nothing then. They are forgotten
+/// in the store, so that this survives a crash and reaches every controller.
 async fn forget_versions_after_restore(ctx: &Context, seen: &Observed) -> Result<bool, Failure> {
     if !seen.shows_restored_cluster() {
         return Ok(false);

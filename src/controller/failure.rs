@@ -25,10 +25,10 @@ impl From<HashError> for Failure {
 /// Classifies an answer of the API server to `verb` on `what`.
 pub(super) fn api(verb: &str, what: &str, error: &kube::Error) -> Failure {
     let text = format!("failed to {verb} {what}: {}", message(error));
-    // A 422 that names causes is the schema's: the API server refuses what we say, and will again.
+    // A 422 with causes comes from the schema: a retry would be refused again.
     let refused = |status: &Status| status.details.as_ref().is_some_and(|details| !details.causes.is_empty());
     match error {
-        // 409: the resourceVersion has moved on; 422: the UID is another one; 404: it is gone. The watch tells the rest.
+        // 409: another resourceVersion; 422: another UID; 404: the object is gone. The watch brings the new state.
         kube::Error::Api(status) if verb == "patch" && matches!(status.code, 404 | 409 | 422) && !refused(status) => {
             Failure::Conflict(text)
         }
@@ -36,25 +36,25 @@ pub(super) fn api(verb: &str, what: &str, error: &kube::Error) -> Failure {
     }
 }
 
-/// The message of an error without kube's decoration, cut to what a status can carry.
+/// The message of an error without kube's prefix, cut so that it fits into a status.
 pub fn message(error: &kube::Error) -> String {
     let text = match error {
         kube::Error::Api(status) => status.message.clone(),
-        // What does not parse may be a Secret, and parsers quote what they do not like.
+        // An answer that does not parse may be a Secret, and parsers quote their input.
         kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => "the answer cannot be understood".to_owned(),
         other => other.to_string(),
     };
     text.chars().take(1024).collect()
 }
 
-/// Whether the answer has this status code. Not `Status::is_not_found` and its kin: in kube 5.0 they compare the reason alone, and the
-/// answer to a question for a kind that is not served is plain text.
+/// Whether the answer has this status code. `Status::is_not_found` and the like compare only the reason in kube 5.0, and the
+/// answer for a kind that is not served is plain text.
 pub(super) fn has_code(error: &kube::Error, code: u16) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == code)
 }
 
-/// Whether the API server says that the object itself does not exist. A 404 about anything else, as when the CRD is
-/// missing, says nothing about the object; nor do 403 and time-outs.
+/// Whether the API server says that the object itself does not exist. Other 404s (a missing CRD), 403s and time-outs do not say
+/// that.
 pub(super) fn is_absent(error: &kube::Error, name: &str) -> bool {
     matches!(error, kube::Error::Api(status)
         if status.code == 404 && status.details.as_ref().is_some_and(|details| details.name == name))

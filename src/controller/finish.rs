@@ -1,6 +1,6 @@
-//! The end of a reconcile: conclude, publish, report, and say when to come back.
+//! The end of a reconcile: publishes the status, reports events, and requeues.
 //!
-//! The status is no effect of a plan: it has to be written after a failure, too.
+//! The status is not an effect of a plan, because it is also written after a failure.
 
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
@@ -12,10 +12,10 @@ use super::{Context, patch};
 use crate::consumer::{EventDraft, EventReason, Failure, Outcome, ReconcileResult, Requeue, StatusUpdate, conclude};
 use crate::telemetry::Operation;
 
-/// Publishes what changed, and reports it. The status is written here and nowhere else.
+/// Publishes and reports what changed. No other function writes the status.
 pub(super) async fn finish(ctx: &Context, snapshot: Snapshot, outcome: Outcome, purpose: Purpose) -> Action {
     let conclusion = conclude(&snapshot.seen, &outcome);
-    // Reported once the status says so, which happens once.
+    // Reported when the status first shows it, and so reported once.
     let (revoked, others): (Vec<_>, Vec<_>) =
         conclusion.events.into_iter().partition(|event| event.reason == EventReason::Revoked);
     report(ctx, &snapshot, &others);
@@ -59,7 +59,6 @@ pub(super) async fn finish(ctx: &Context, snapshot: Snapshot, outcome: Outcome, 
     }
 }
 
-/// Reports what happened to the object.
 pub(super) fn report(ctx: &Context, snapshot: &Snapshot, events: &[EventDraft]) {
     for event in events {
         ctx.events.report(&snapshot.object, event);

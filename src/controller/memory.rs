@@ -1,4 +1,4 @@
-//! What a controller remembers between reconciles. All of it may be lost: it saves work, and nothing rests on it.
+//! What a controller remembers between reconciles. It only saves work, so it may be lost.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -8,11 +8,11 @@ use parking_lot::Mutex;
 use crate::consumer::{Fingerprint, Phc};
 use crate::hashing::KnownHash;
 
-/// Which hash was made of which secret in this process, so that an edit of a Secret's metadata costs no hash.
+/// The secret that each hash is known to fit, so that an edit of a Secret's metadata costs no hash.
 #[derive(Default)]
 pub(super) struct KnownHashes(Mutex<HashMap<String, KnownHash>>);
 
-/// The resource versions of our own last writes, to tell when the cache has not caught up with them yet.
+/// The resource version of our last write of each object: it shows whether the cache is behind.
 #[derive(Default)]
 pub(super) struct OwnWrites(Mutex<HashMap<String, u128>>);
 
@@ -49,8 +49,8 @@ impl OwnWrites {
         }
     }
 
-    /// Whether this version is older than our last write of the object. Says so once for a write: if the version is
-    /// really the newest, because the cluster was restored from a backup, the second question gets through.
+    /// Whether this version is older than our last write of the object. True only once for a write: after a restore of the
+    /// cluster, the older version may be the newest.
     pub(super) fn is_older(&self, uid: &str, resource_version: Option<&str>) -> bool {
         let Some(version) = resource_version.and_then(|version| version.parse::<u128>().ok()) else { return false };
         let mut writes = self.0.lock();
@@ -79,8 +79,8 @@ impl Attempts {
         self.failures.lock().remove(uid);
     }
 
-    /// The pause before the next attempt: it doubles with each failure in a row, up to the longest, and is spread by
-    /// up to a half so that objects that failed together do not come back together.
+    /// The pause before the next attempt. It doubles with each failure in a row, up to the longest. Up to half of it is cut at
+    /// random, so that objects that failed together are not retried together.
     pub(super) fn failed(&self, uid: &str) -> Duration {
         let mut failures = self.failures.lock();
         let count = failures.entry(uid.to_owned()).or_default();
@@ -105,7 +105,7 @@ mod tests {
         let pauses: Vec<_> = (0..40).map(|_| attempts.failed("a")).collect();
         assert!(pauses[0] <= Duration::from_millis(100));
         assert!(pauses[39] <= longest && pauses[39] >= longest / 2);
-        assert!(attempts.failed("b") <= Duration::from_millis(100), "objects do not pay for each other");
+        assert!(attempts.failed("b") <= Duration::from_millis(100), "failures of one object must not slow another");
         attempts.succeeded("a");
         assert!(attempts.failed("a") <= Duration::from_millis(100));
     }

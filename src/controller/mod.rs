@@ -1,10 +1,10 @@
-//! The controller: snapshot, decide, apply, conclude.
+//! The controller: it takes a snapshot, decides, carries out the plan, and publishes the status.
 //!
-//! Caches only say *that* there may be something to do. Every write of a record rests on a snapshot of the API server that is newer
-//! than the record it replaces. So a stale cache, a slow process or a second controller can cost work, but do no harm.
+//! Caches only show that there may be work. Each write of a record depends on a snapshot of the API server that is newer than the
+//! record it replaces. So a stale cache, a slow process or a second controller can cost work, but does no harm.
 //!
-//! There is no leader: all controllers do all work. A write names the version that it replaces, so one of two that write the same
-//! record loses, and a secret is hashed twice at most. What ends a sign-in needs no Secret, so any controller may do it in the whole
+//! There is no leader: all controllers do all work. A write names the version that it replaces, so one of two concurrent writers
+//! loses. At worst a secret is hashed twice. The end of a sign-in needs no Secret, so any controller may write it in the whole
 //! cluster. Only a controller that may read the Secret makes a sign-in possible.
 
 pub mod cleanup;
@@ -50,7 +50,6 @@ use policy::PolicyChecks;
 use scope::{Scope, scopes_of, within};
 use scopes::Scopes;
 
-/// What the controller is told.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Which cluster this is; part of every key.
@@ -62,9 +61,9 @@ pub struct Settings {
     /// The namespaces to watch; none means all.
     pub namespaces: Vec<String>,
     pub limits: SecretLimits,
-    /// Whether an approval counts only when the API server is known to ask who may approve.
+    /// Whether an approval counts only when the API server is known to enforce who may approve.
     pub approval_proof: ApprovalProof,
-    /// For how long that is known of a namespace.
+    /// How long the check of a namespace is valid.
     pub policy_check_lifetime: Duration,
     /// How often all records are compared with all objects.
     pub sweep_period: Duration,
@@ -89,20 +88,20 @@ pub struct Context {
     attempts: Attempts,
     policies: PolicyChecks,
     peers: Peers,
-    /// A reconcile takes one of these, whichever namespace it is for.
+    /// Each reconcile takes one of these.
     slots: Semaphore,
 }
 
-/// Reconciles in flight at most. Most of a reconcile is waiting; hashing has its own limit.
+/// The most reconciles at once. They mostly wait; hashing has its own limit.
 const SLOTS: usize = 16;
 
-/// The pause between two questions for the CRD.
+/// The pause between two checks for the CRD.
 const CRD_PAUSE: Duration = Duration::from_secs(2);
 
-/// Runs the controller until the token is cancelled and what had begun is finished.
+/// Runs the controller until the token is cancelled, and then finishes open work.
 ///
 /// # Errors
-/// When a part of it panicked; the rest has then been shut down.
+/// If a part panicked. The other parts are shut down first.
 pub async fn run(
     settings: Settings,
     client: Client,
@@ -170,18 +169,18 @@ pub async fn run(
     result
 }
 
-/// Runs a part that can end at any await, because each of its writes is whole by itself.
+/// Runs a part that may be stopped at any await, because each of its writes is complete in itself.
 async fn until(shutdown: CancellationToken, part: impl Future<Output = ()>) {
     shutdown.run_until_cancelled(part).await;
 }
 
-/// The UID of the `kube-system` namespace, which stands for the cluster.
+/// The UID of the `kube-system` namespace, which is used as the cluster's identity.
 pub async fn cluster_uid(client: &Client) -> Result<String, kube::Error> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     Ok(namespaces.get("kube-system").await?.uid().unwrap_or_default())
 }
 
-/// Says when all caches have been filled.
+/// Reports when all caches are filled.
 async fn announce(ctx: Arc<Context>) {
     ctx.scopes.wait_until_ready().await;
     ctx.metrics.watching.set(1);
@@ -190,7 +189,7 @@ async fn announce(ctx: Arc<Context>) {
     info!(namespaces = if namespaces.is_empty() { "all" } else { &namespaces }, "watching OAuthConsumers");
 }
 
-/// Waits until the API server serves `OAuthConsumer`s, and says so meanwhile.
+/// Waits until the API server serves `OAuthConsumer`s, and reports what is missing.
 async fn wait_for_crd(settings: &Settings, client: &Client, readiness: &Readiness) {
     let api: Api<OAuthConsumer> = within(client, settings.namespaces.first().map(String::as_str));
     let first_only = ListParams::default().limit(1);
@@ -217,15 +216,15 @@ async fn wait_for_crd(settings: &Settings, client: &Client, readiness: &Readines
 // === impl Context ===
 
 impl Context {
-    /// Forgets what was remembered of objects that are gone.
+    /// Forgets objects that are gone.
     fn forget_all_but(&self, uids: &HashSet<String>) {
         self.known_hashes.retain(uids);
         self.own_writes.retain(uids);
         self.attempts.retain(uids);
     }
 
-    /// Why records should not be taken for orphans, although they lack an object: a list that shares nothing with the records, or is of
-    /// another cluster, is more likely a mistake than the truth.
+    /// Why records without an object may not be orphans. A list that shares no object with the records, or is of another cluster,
+    /// is more likely a mistake.
     async fn doubt(&self, with_object: usize, missing: usize, limit: usize) -> Result<Option<&'static str>, Failure> {
         if missing > limit && with_object == 0 {
             return Ok(Some("none of the objects has a record"));
@@ -234,7 +233,7 @@ impl Context {
         Ok(is_other_cluster.then_some("the UID of kube-system is not the cluster id of the records"))
     }
 
-    /// Whether the API server is still that of the cluster which the records belong to.
+    /// Whether the API server still is that of the records' cluster.
     async fn is_same_cluster(&self) -> Result<bool, Failure> {
         if !self.settings.cluster_id_is_uid {
             return Ok(true);

@@ -1,5 +1,4 @@
-//! Patches that name the object they mean: UID and resourceVersion are preconditions of each.
-//! kube's own `finalizer()` tests neither, so it is not used here.
+//! Patches with UID and resourceVersion as preconditions. kube's own `finalizer()` checks neither, so it is not used here.
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, Patch, PatchParams};
@@ -18,12 +17,12 @@ pub(super) fn secrets(client: &Client, namespace: &str) -> Api<Secret> {
     Api::namespaced(client.clone(), namespace)
 }
 
-/// Says in `managedFields` whose writes these are.
+/// Names the operator in `managedFields`.
 pub(super) fn written_by() -> PatchParams {
     PatchParams { field_manager: Some(env!("CARGO_PKG_NAME").to_owned()), ..PatchParams::default() }
 }
 
-/// Puts our finalizer on the object, or takes it off; foreign finalizers stay.
+/// Adds or removes our finalizer. Other finalizers stay.
 pub(super) async fn finalizer(client: &Client, object: &OAuthConsumer, present: bool) -> Result<OAuthConsumer, Failure> {
     let mut finalizers: Vec<_> = object.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).cloned().collect();
     if present {
@@ -51,8 +50,8 @@ fn described(object: &OAuthConsumer) -> String {
     format!("OAuthConsumer {}/{}", object.namespace().unwrap_or_default(), object.name_any())
 }
 
-/// A JSON patch (RFC 6902): a wrong UID fails its test (422); an outdated resourceVersion, put where the API server looks
-/// for it, is a conflict (409).
+/// A JSON patch (RFC 6902). Another UID fails the test (422). The API server takes an outdated resourceVersion for a conflict
+/// (409).
 fn preconditioned(object: &OAuthConsumer, path: &str, value: &Value) -> Result<Patch<OAuthConsumer>, Failure> {
     let operations = json!([
         { "op": "test", "path": "/metadata/uid", "value": object.uid() },

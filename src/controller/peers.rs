@@ -1,10 +1,11 @@
-//! The controllers of the store: which of them run, and whose records are whose.
+//! The controllers of the store: which of them run, and which namespaces they manage.
 //!
-//! Each raises its counter in the store once in a period. Another one has ended when its counter stood still in every read for three
-//! periods, the longer of its and ours. Reads are counted, not time: nothing is concluded while the store does not answer, and no clocks are compared.
+//! Each controller raises its counter (`beat`) in the store once in a period. It counts as ended if the counter did not change in
+//! the reads of three periods, of the longer period of the two. Reads are counted, not time: so an outage of the store proves
+//! nothing, and no clocks are compared.
 //!
-//! That a controller has ended closes no record by itself. It decides which name a record gets, and whether a namespace that this
-//! installation no longer lists is still looked after by another of its processes.
+//! The end of a controller closes no record. It only decides which installation a record names, and whether another process of
+//! this installation still manages a namespace.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,32 +21,32 @@ use super::{Context, now};
 use crate::consumer::Stored;
 use crate::store::{ConsumerStore, Controller, OpenRecords, StoreError};
 
-/// Periods without a sign of life after which a controller counts as ended.
+/// Periods without a new beat after which a controller counts as ended.
 const MISSED_PERIODS: u32 = 3;
 
-/// Periods after which what it left behind is tidied up.
+/// Periods after which the row of an ended controller is removed.
 const FORGOTTEN_PERIODS: u32 = 100;
 
-/// How long checking out may take.
+/// How long the removal of our own row may take.
 const CHECK_OUT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Which controllers run, as of the last read.
 pub(super) struct Peers {
     own: Controller,
-    /// Whether records that name this installation count, because it has compared its records with their objects.
+    /// Whether the records of this installation are verified.
     is_verified: AtomicBool,
-    /// All others, by instance; nothing before the first read.
+    /// The other controllers, by instance. None before the first read.
     others: Mutex<Option<HashMap<String, Peer>>>,
 }
 
 struct Peer {
     controller: Controller,
     beat: i64,
-    /// How long this beat stood still, by our own periods.
+    /// How long the beat has not changed, counted in our own periods.
     silent: Duration,
 }
 
-/// Checks in every period until told to stop, and then out.
+/// Checks in once in a period, and checks out at shutdown.
 pub(super) async fn run(ctx: Arc<Context>, shutdown: CancellationToken) {
     let mut period = interval(ctx.peers.own.period);
     period.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -72,7 +73,7 @@ impl Peers {
         Self { own, is_verified: AtomicBool::new(false), others: Mutex::default() }
     }
 
-    /// Checks in, and reads which others do.
+    /// Checks in, and reads the other controllers.
     pub(super) async fn refresh(&self, store: &dyn ConsumerStore) -> Result<(), StoreError> {
         store.check_in(&self.own, now()).await?;
         let mut seen = store.controllers().await?;
@@ -83,7 +84,7 @@ impl Peers {
         Ok(())
     }
 
-    /// Takes in who has checked in how often. Answers those that ended long ago.
+    /// Updates the other controllers from a read. Returns those that ended long ago.
     fn take_in(&self, seen: Vec<(Controller, i64)>) -> Vec<String> {
         let mut others = self.others.lock();
         let mut before = others.take().unwrap_or_default();
@@ -98,14 +99,13 @@ impl Peers {
         peers.values().filter(is_forgotten).map(|peer| peer.controller.instance.clone()).collect()
     }
 
-    /// Says whether records that name this installation count.
     pub(super) fn set_verified(&self, is_verified: bool) {
         self.is_verified.store(is_verified, Ordering::Release);
     }
 
-    /// The installation that a record of this namespace is to name. It is this one, with three exceptions: the namespace is not one
-    /// of this installation's; records that name this one do not count yet; or the record names another one that runs and looks after
-    /// the namespace, too. Without the last, two installations would write their names in turn for ever.
+    /// The installation that a record of this namespace has to name: usually this one. The name of another installation stays in
+    /// three cases. This one does not manage the namespace; its records are not verified yet; or the other one runs and manages
+    /// the namespace, too. Without the last case, two installations would overwrite each other's name again and again.
     pub(super) fn keeper(&self, record: Option<&Stored>, namespace: &str) -> String {
         let own = &self.own.installation;
         let Some(recorded) = record.map(|stored| &stored.record.installation).filter(|recorded| *recorded != own) else {
@@ -117,8 +117,8 @@ impl Peers {
         if is_kept { recorded.clone() } else { own.clone() }
     }
 
-    /// Whether this record is one that this installation has given up: it names this installation, and no process of it that runs
-    /// looks after the namespace.
+    /// Whether this installation has given up the record: the record names it, and none of its running processes manages the
+    /// namespace.
     pub(super) fn has_given_up(&self, stored: &Stored) -> bool {
         let (recorded, namespace) = (&stored.record.installation, &stored.record.namespace);
         *recorded == self.own.installation
@@ -126,7 +126,7 @@ impl Peers {
             && !self.is_run_by_another(recorded, namespace)
     }
 
-    /// The records that can sign in and that no running controller looks after. None before the first read.
+    /// The records that let consumers in, in namespaces that no running controller manages. Empty before the first read.
     pub(super) fn unattended(&self, open: Vec<OpenRecords>) -> Vec<OpenRecords> {
         let others = self.others.lock();
         let Some(others) = others.as_ref() else { return Vec::new() };
@@ -137,7 +137,7 @@ impl Peers {
         open.into_iter().filter(|records| !is_attended(records)).collect()
     }
 
-    /// Whether another process of the given installation runs and looks after the namespace; yes while that is not known.
+    /// Whether another process of the given installation runs and manages the namespace. True before the first read.
     fn is_run_by_another(&self, installation: &str, namespace: &str) -> bool {
         let others = self.others.lock();
         let keeps = |peer: &Peer| {
@@ -153,7 +153,7 @@ impl Peers {
 // === impl Peer ===
 
 impl Peer {
-    /// Whether it has counted on in one of the last reads. We read once in a period of our own, which may be longer than its.
+    /// Whether its beat changed in one of the last reads. We read once in our own period, which may be the longer one.
     fn is_running(&self, period: Duration) -> bool {
         self.silent <= self.controller.period.max(period).saturating_mul(MISSED_PERIODS)
     }
@@ -173,7 +173,7 @@ mod tests {
         }
     }
 
-    /// Whether the other one counts as running after reads that found these beats.
+    /// Whether the other controller counts as running after reads with these beats.
     fn after(own: u64, other: u64, beats: &[i64]) -> bool {
         let peers = Peers::new(controller("own", own));
         for beat in beats {
@@ -183,25 +183,25 @@ mod tests {
     }
 
     #[test]
-    fn a_controller_has_ended_when_it_stood_still_in_the_reads_of_three_periods() {
-        assert!(after(30, 30, &[7]), "one that was just found may run");
+    fn a_controller_has_ended_if_its_beat_did_not_change_for_three_periods() {
+        assert!(after(30, 30, &[7]), "a controller that was just found may run");
         assert!(after(30, 30, &[7, 7, 7, 7]), "it may be late");
         assert!(!after(30, 30, &[7, 7, 7, 7, 7]));
-        assert!(after(30, 30, &[7, 7, 7, 7, 7, 8]), "and be back");
+        assert!(after(30, 30, &[7, 7, 7, 7, 7, 8]), "its beat changes again");
     }
 
     #[test]
     fn the_longer_of_two_periods_counts() {
         assert!(after(600, 30, &[7, 7]), "one read that found nothing new proves nothing");
         assert!(!after(600, 30, &[7, 7, 7, 7, 7]));
-        assert!(after(1, 30, &[7; 60]), "it counts on every thirty seconds only");
+        assert!(after(1, 30, &[7; 60]), "its beat changes only every thirty seconds");
         assert!(!after(1, 30, &[7; 100]));
     }
 
     #[test]
-    fn without_a_read_nothing_is_concluded() {
+    fn before_the_first_read_all_other_controllers_may_run() {
         let peers = Peers::new(controller("own", 30));
-        assert!(peers.is_run_by_another("other", "team-a"), "before the first one, all others may run");
+        assert!(peers.is_run_by_another("other", "team-a"), "before the first read, all others may run");
         let open =
             OpenRecords { cluster_id: "cluster".into(), namespace: "team-b".into(), installation: "other".into(), count: 1 };
         assert!(peers.unattended(vec![open.clone()]).is_empty());

@@ -1,8 +1,8 @@
-//! Whether the API server enforces who may approve, before an approval counts.
+//! Checks that the API server enforces who may approve. Only then does an approval count.
 //!
-//! This is tried, not read: a policy that is unbound, only warns, or excludes a namespace looks like any other, and only the API
-//! server evaluates it. The update that is tried sets another name, too, because an update that changes nothing is never refused.
-//! Only a refusal by the policy itself counts. Another error is no answer, and the caller tries again.
+//! The check is a dry run: reading the policy is not enough, because it may be unbound, only warn, or exclude a namespace. The
+//! update also sets another name, because an update that changes nothing is never refused. Only a refusal by the policy itself
+//! counts. After any other error the caller tries again.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -26,25 +26,25 @@ const LONGEST_STEM: usize = 240;
 /// The part of an object's name that is kept: a suffix has to fit into 253 characters.
 const LONGEST_NAME_STEM: usize = 200;
 
-/// Whether approvals need a proof to count.
+/// Whether approvals count only where the policy is enforced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::EnumString, strum::VariantNames)]
 #[strum(serialize_all = "lowercase")]
 pub enum ApprovalProof {
-    /// An approval counts once the API server was seen to refuse one, by the policy `oauthconsumers-approve`.
+    /// An approval counts if the policy `oauthconsumers-approve` refuses one by our own account.
     Required,
     /// Every account that may update an `OAuthConsumer` may approve it: for clusters that do not want the policies.
     Off,
 }
 
-/// In which namespaces the policy was seen at work, and when.
+/// The namespaces where the policy was enforced, and when that was checked.
 #[derive(Default)]
 pub(super) struct PolicyChecks(Mutex<HashMap<String, Instant>>);
 
 // === impl PolicyChecks ===
 
 impl PolicyChecks {
-    /// Whether the policy is enforced for this object. Tries out, without effect, what our own account must not do: to approve the
-    /// object under another name, and to create an approved one.
+    /// Whether the policy is enforced for this object. Two dry runs try what our own account must not do: approve the object
+    /// under another name, and create an approved one.
     pub(super) async fn check(&self, ctx: &Context, object: &OAuthConsumer) -> Result<PolicyEnforced, Failure> {
         let namespace = object.namespace().unwrap_or_default();
         let lifetime = ctx.settings.policy_check_lifetime;
@@ -55,7 +55,7 @@ impl PolicyChecks {
         let asked = Instant::now();
         if refuses_update(ctx, object).await? && refuses_create(ctx, object).await? {
             let mut enforced = self.0.lock();
-            // Namespaces come and go.
+            // Deleted namespaces must not stay here.
             enforced.retain(|_, since| is_fresh(since));
             enforced.insert(namespace, asked);
             return Ok(PolicyEnforced::Enforced);
@@ -72,10 +72,10 @@ impl PolicyChecks {
     }
 }
 
-/// Whether the policy keeps our account from approving this object under another name.
+/// Whether the policy forbids our account to approve this object under another name.
 async fn refuses_update(ctx: &Context, object: &OAuthConsumer) -> Result<bool, Failure> {
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-    // Nearly under its own name, so that other rules about names have little to say.
+    // A name close to its own, so that other rules about names accept it.
     let near: String = object.spec.name.chars().take(LONGEST_STEM).collect();
     let other =
         [" (proof)", " (a proof)"].map(|suffix| format!("{near}{suffix}")).into_iter().find(|other| *other != object.spec.name);
@@ -86,12 +86,12 @@ async fn refuses_update(ctx: &Context, object: &OAuthConsumer) -> Result<bool, F
     is_refused("patch", &namespace, &name, tried)
 }
 
-/// Whether the policy keeps our account from creating an approved consumer like this one.
+/// Whether the policy forbids our account to create an approved consumer like this one.
 async fn refuses_create(ctx: &Context, object: &OAuthConsumer) -> Result<bool, Failure> {
     let namespace = object.namespace().unwrap_or_default();
     let near: String = object.name_any().chars().take(LONGEST_NAME_STEM).collect();
     let name = format!("{}-{}", near.trim_end_matches(['.', '-']), Uuid::new_v4().simple());
-    // With its labels and annotations, so that other rules about them are met. The stamp is the API server's to give.
+    // With its labels and annotations, so that other rules about them are met. Without the stamp, which only the API server sets.
     let mut annotations = object.annotations().clone();
     annotations.retain(|annotation, _| ![DECIDED, DECIDED_BY].contains(&annotation.as_str()));
     let spec = OAuthConsumerSpec { approved: Some(true), hold: None, consumer_key: None, ..object.spec.clone() };
@@ -106,8 +106,8 @@ async fn refuses_create(ctx: &Context, object: &OAuthConsumer) -> Result<bool, F
     is_refused("create", &namespace, &name, consumers(&ctx.client, &namespace).create(&without_effect, &forbidden).await)
 }
 
-/// Whether the policy was the one to refuse. Any other refusal proves nothing, also one that quotes the policy's words: so the
-/// message is compared from its beginning, where the API server names the object and the policy.
+/// Whether the policy itself refused. Any other refusal proves nothing, even if it quotes the policy. So the beginning of the
+/// message is compared, where the API server names the object and the policy.
 fn is_refused(verb: &str, namespace: &str, name: &str, tried: kube::Result<OAuthConsumer>) -> Result<bool, Failure> {
     let Err(error) = tried else { return Ok(false) };
     let refusal = format!(

@@ -1,9 +1,9 @@
 //! The reconciles of a scope, and the fast path that ends sign-ins before them.
 //!
-//! Each runs in a task of its own with a time limit, so a panic costs only its own object.
+//! Each reconcile is a task of its own with a time limit, so a panic affects only its own object.
 //!
-//! The fast path is an order of work, not a second way to decide: it uses the same rules. It does not read the Secret where the
-//! object itself says no. So a disapproval does not depend on the Secret, and does not wait for approvals.
+//! The fast path uses the same rules as a reconcile, only earlier. Where the object itself forbids sign-in, it reads no Secret.
+//! So a disapproval does not depend on the Secret, and does not wait for approvals.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -28,21 +28,21 @@ use crate::api::OAuthConsumer;
 use crate::consumer::{Failure, Observed, Outcome, Stored, conclude, decide};
 use crate::store::Found;
 
-/// Reconciles of one scope that are begun at once; most wait for one of the process's slots.
+/// The most reconciles of one scope at once. Most of them wait for one of the process's slots.
 const CONCURRENT_RECONCILES: u16 = 64;
 
-/// Objects of one scope whose sign-in is ended at once.
+/// The most objects of one scope in the fast path at once.
 const CONCURRENT_DENIALS: usize = 16;
 
 /// Attempts to end a sign-in while another writer is faster.
 const DENIAL_ATTEMPTS: u32 = 5;
 
-/// How long a cache that is behind our own write is given to catch up.
+/// How long to wait for a cache that is behind our own write.
 const CATCH_UP: Duration = Duration::from_secs(1);
 
 type Queue = mpsc::UnboundedReceiver<ObjectRef<OAuthConsumer>>;
 
-/// Reconciles the objects in the scope's queue, until the queue is closed and what had begun is finished.
+/// Reconciles the objects in the scope's queue until the queue is closed, and then finishes open work.
 pub(super) async fn run(ctx: Arc<Context>, scope: Arc<Scope>, queue: Queue, shutdown: CancellationToken) {
     if shutdown.run_until_cancelled(scope.wait_until_ready()).await.is_none() {
         return;
@@ -60,7 +60,7 @@ pub(super) async fn run(ctx: Arc<Context>, scope: Arc<Scope>, queue: Queue, shut
     reconciled
         .for_each(|result| {
             if let Err(error) = result {
-                // Nearly always an object that went between being queued and being reconciled.
+                // Nearly always the object was deleted while it was queued.
                 debug!(%error, "not reconciled");
             }
             std::future::ready(())
@@ -100,8 +100,8 @@ async fn reconcile_once(ctx: &Context, scope: &Scope, object: Arc<OAuthConsumer>
     finish(ctx, snapshot, outcome, Purpose::Reconcile).await
 }
 
-/// Reads the record, before anything else is looked at: so a write rests on a newer snapshot than what it replaces. If it allows a
-/// sign-in that the object does not, that is ended first, because a Secret that cannot be read must not keep it possible.
+/// Reads the record first, so that the snapshot of a write is newer than the record that it replaces. If the record allows a
+/// sign-in that the object forbids, ends the sign-in at once: a Secret that cannot be read must not prevent that.
 async fn denied_and_read(ctx: &Context, scope: &Scope, object: &OAuthConsumer) -> Result<Found, (Found, Failure)> {
     let read = async || {
         let found = ctx.store.by_owner(&ctx.owner(&object.uid().unwrap_or_default())).await;
@@ -115,8 +115,8 @@ async fn denied_and_read(ctx: &Context, scope: &Scope, object: &OAuthConsumer) -
     read().await
 }
 
-/// The fast path: ends sign-ins with slots of its own and without a hash, so that no storm of registrations delays it. Then hands the
-/// object on to a reconcile, for whatever else there is to do.
+/// The fast path: ends sign-ins with slots of its own and without a hash, so that many registrations do not delay it. Then
+/// enqueues the object for a reconcile, which does the rest.
 pub(super) async fn run_denials(ctx: Arc<Context>, scope: Arc<Scope>, queue: Queue, shutdown: CancellationToken) {
     shutdown.run_until_cancelled(scope.wait_until_ready()).await;
     let denied = queue.for_each_concurrent(CONCURRENT_DENIALS, |reference| {
@@ -126,7 +126,7 @@ pub(super) async fn run_denials(ctx: Arc<Context>, scope: Arc<Scope>, queue: Que
                 let (ctx, scope, reference) = (ctx, scope.clone(), reference.clone());
                 async move { timeout(ctx.settings.reconcile_timeout, deny(&ctx, &scope, &reference)).await }
             });
-            // Whatever became of it, the reconcile sees it, retries it and says it.
+            // The reconcile retries and reports it.
             if let Ok(Ok(Err(failure))) = task.await {
                 debug!(object = %reference, cause = %failure, "sign-in was not ended at once");
             }
@@ -149,7 +149,7 @@ async fn deny(ctx: &Context, scope: &Scope, reference: &ObjectRef<OAuthConsumer>
             finish(ctx, snapshot, outcome, Purpose::Deny).await;
             return Ok(());
         }
-        // There is more to do, and until then nothing to say about the object but what happened.
+        // A reconcile will do the rest and write the status. Until then only the events are reported.
         report(ctx, &snapshot, &conclude(&snapshot.seen, &outcome).events);
         match outcome.failure {
             Some(Failure::Conflict(_)) if attempt < DENIAL_ATTEMPTS => {}
@@ -159,16 +159,16 @@ async fn deny(ctx: &Context, scope: &Scope, reference: &ObjectRef<OAuthConsumer>
     Ok(())
 }
 
-/// Whether nothing is left to do for the object, with what the cache knows of its Secret.
+/// Whether nothing is left to do for the object, with the Secret as cached.
 fn is_finished(scope: &Scope, snapshot: &Snapshot, outcome: &Outcome) -> bool {
     let Some(object) = snapshot.seen.object.as_ref().filter(|object| !object.deleting) else { return true };
     let seen = Observed { record: outcome.record.clone(), secret: scope.secret(object), ..snapshot.seen.clone() };
     outcome.record != snapshot.seen.record && decide(&seen).is_ok_and(|plan| plan.is_empty())
 }
 
-/// Ends what is over: removes the record of an object that is gone or is to go, and ends the sign-in of one that does not allow it.
-/// Needs no Secret, so any controller may do it for any object of the cluster that its store has a record of. An object without one
-/// may have it in another store, whose controller then lets it go.
+/// Removes the record of an object that is gone or being deleted, and ends a sign-in that the object forbids. Any controller may
+/// do this in the whole cluster, because it needs no Secret. An object without a record in this store is left alone: another
+/// store may have its record.
 pub(super) async fn deny_anywhere(ctx: &Context, object: Arc<OAuthConsumer>) -> Result<(), Failure> {
     let found = ctx.store.by_owner(&ctx.owner(&object.uid().unwrap_or_default())).await?;
     if found.1.is_none() {

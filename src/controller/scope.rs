@@ -1,4 +1,4 @@
-//! What a controller watches: the objects of one namespace or of all, and the metadata of the Secrets beside them.
+//! What a controller watches: the objects of one namespace or of all, and the metadata of the Secrets there.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -24,10 +24,10 @@ use super::failure::{has_code, message};
 use crate::api::{DECIDED, DECIDED_BY, OAuthConsumer};
 use crate::consumer::{Object, SecretSeen, SecretSource};
 
-/// Half-open connections are noticed when a watch should have ended: after this many seconds. The default is 290.
+/// A watch ends after this many seconds, so that a broken connection is noticed. The default is 290.
 const WATCH_TIMEOUT_SECONDS: u32 = 30;
 
-/// How long the list of Secrets is waited for. Then their consumers stay as they are until it comes.
+/// How long to wait for the list of Secrets. After that, consumers stay as they are until the list comes.
 const SECRETS_TIMEOUT: Duration = Duration::from_secs(5);
 
 type SecretMeta = PartialObjectMeta<Secret>;
@@ -40,13 +40,13 @@ pub(super) struct Scope {
     /// The objects as last seen.
     pub(super) objects: Store<OAuthConsumer>,
     secrets: Store<SecretMeta>,
-    /// Set once the objects were listed. Not `Store::wait_until_ready`, which wakes one of several that wait.
+    /// Set once the objects were listed. `Store::wait_until_ready` would wake only one of several waiters.
     objects_listed: SetOnce<()>,
-    /// Set once the Secrets were listed, or could not be: what they hold is then asked for, one by one.
+    /// Set once the list of Secrets has come or failed. After a failure, Secrets are read one by one.
     secrets_tried: SetOnce<()>,
     /// Whether the cache of Secrets has been filled.
     secrets_known: AtomicBool,
-    /// Why the Secrets cannot be listed or watched now, if that is so.
+    /// Why the Secrets cannot be listed or watched now.
     secrets_refused: Mutex<Option<String>>,
     /// Which objects refer to a Secret.
     references: Mutex<References>,
@@ -55,13 +55,13 @@ pub(super) struct Scope {
     deleted: mpsc::UnboundedSender<Arc<OAuthConsumer>>,
 }
 
-/// What a scope has found to do.
+/// The work that a scope has found.
 pub(super) struct Queues {
     /// Objects that may need a reconcile.
     pub(super) waiting: mpsc::UnboundedReceiver<ObjectRef<OAuthConsumer>>,
     /// Objects whose sign-in may have to end, before anything else.
     pub(super) denials: mpsc::UnboundedReceiver<ObjectRef<OAuthConsumer>>,
-    /// Objects that are gone, perhaps without a reconcile.
+    /// Deleted objects, perhaps without a reconcile.
     pub(super) deleted: mpsc::UnboundedReceiver<Arc<OAuthConsumer>>,
 }
 
@@ -71,19 +71,19 @@ pub(super) struct Feeds {
     secrets: Cached<SecretMeta>,
 }
 
-/// An index of objects by the Secret they refer to; both by namespace and name.
+/// An index of objects by their Secret, both by namespace and name.
 #[derive(Default)]
 struct References {
     by_secret: HashMap<(String, String), BTreeSet<String>>,
     by_object: HashMap<(String, String), String>,
 }
 
-/// The scopes that these namespaces are: each of them, or all namespaces as one where none is named.
+/// One scope for each namespace, or one for all namespaces if none is named.
 pub(super) fn scopes_of(namespaces: &[String]) -> Vec<Option<&str>> {
     if namespaces.is_empty() { vec![None] } else { namespaces.iter().map(|name| Some(name.as_str())).collect() }
 }
 
-/// What there is of a kind in one namespace, or in all.
+/// The API of a kind in one namespace, or in all.
 pub(super) fn within<K>(client: &Client, namespace: Option<&str>) -> Api<K>
 where
     K: Resource<Scope = NamespaceResourceScope>,
@@ -131,12 +131,13 @@ impl Scope {
         let _ = timeout(SECRETS_TIMEOUT, self.secrets_tried.wait()).await;
     }
 
-    /// Why the Secrets cannot be listed or watched now, if that is so. What was accepted of them stays in use meanwhile.
+    /// Why the Secrets cannot be listed or watched now. Accepted secrets stay in use meanwhile.
     pub(super) fn secrets_refused(&self) -> Option<String> {
         self.secrets_refused.lock().clone()
     }
 
-    /// Asks once more whether the Secrets can be listed and watched, if they could not: a watch that works again does not say so.
+    /// Checks again whether the Secrets can be listed and watched, if they could not. A watch that works again does not report
+    /// it.
     pub(super) async fn ask_for_secrets(&self, client: &Client) {
         if self.secrets_refused().is_none() {
             return;
@@ -164,12 +165,12 @@ impl Scope {
         let _ = self.waiting.unbounded_send(object);
     }
 
-    /// Ends the reconciles once what waits is done.
+    /// Ends the reconciles once the queue is empty.
     pub(super) fn stop_reconciles(&self) {
         self.waiting.close_channel();
     }
 
-    /// The Secret that the object refers to, as last seen. A cache that was never filled knows nothing of it.
+    /// The object's Secret, as cached. Unknown before the cache is filled.
     pub(super) fn secret(&self, object: &Object) -> SecretSeen {
         if !self.secrets_known.load(Ordering::Acquire) {
             return SecretSeen::Unknown;
@@ -190,7 +191,7 @@ impl Scope {
         self.objects.state().iter().for_each(|object| self.see(object));
     }
 
-    /// Asks for whatever there may be to do for an object.
+    /// Enqueues the object for the fast path or for a reconcile.
     fn see(&self, object: &OAuthConsumer) {
         let reference = ObjectRef::from_obj(object);
         if may_deny(object) { self.deny(reference) } else { self.enqueue(reference) }
@@ -207,7 +208,7 @@ impl Scope {
                 let _ = self.deleted.unbounded_send(Arc::new(object));
             }
             Event::Init | Event::InitApply(_) => {}
-            // Only now does the cache show what the list brought; what it lacks is gone.
+            // The cache shows a list only when the list is complete. Objects that the list lacks are gone.
             Event::InitDone => {
                 let mut references = References::default();
                 self.objects.state().iter().for_each(|object| references.set(object));
@@ -232,7 +233,7 @@ impl Scope {
         }
     }
 
-    /// Asks for an end of sign-in, if that is what there is to do, and for a reconcile after that.
+    /// Enqueues the object for the fast path, which then enqueues it for a reconcile.
     fn deny(&self, object: ObjectRef<OAuthConsumer>) {
         let _ = self.denials.unbounded_send(object);
     }
@@ -248,13 +249,13 @@ impl Scope {
     }
 }
 
-/// Whether sign-in may have been possible until now, and is to end. It never was possible for a new object.
+/// Whether a sign-in may have to end. A new object (generation 1) never allowed one.
 fn may_deny(object: &OAuthConsumer) -> bool {
     let object = object.observed();
     object.deleting || (!object.allows_signin() && object.generation > 1)
 }
 
-/// Why something cannot be listed or watched, unless it is a watch that merely ended.
+/// Why a kind cannot be listed or watched. None if a watch only ended.
 fn refusal(error: &watcher::Error) -> Option<String> {
     use watcher::Error::{InitialListFailed, WatchError, WatchStartFailed};
     match error {
@@ -265,7 +266,7 @@ fn refusal(error: &watcher::Error) -> Option<String> {
     }
 }
 
-/// Caches hold no more than is needed; above all not `last-applied-configuration`, which for a Secret is the secret.
+/// Removes what caches do not need. The annotation `last-applied-configuration` of a Secret holds the secret.
 fn strip<K: ResourceExt>(object: &mut K) {
     object.managed_fields_mut().clear();
     object.annotations_mut().retain(|name, _| name == DECIDED_BY || name == DECIDED);
@@ -275,7 +276,7 @@ fn strip<K: ResourceExt>(object: &mut K) {
 // === impl Feeds ===
 
 impl Feeds {
-    /// Fills the caches and the queue until told to stop. Watches that break are begun again.
+    /// Fills the caches and the queues until shutdown. A watch that breaks is started again.
     pub(super) async fn watch(self, scope: Arc<Scope>, shutdown: CancellationToken) {
         let objects = self.objects.for_each(|event| {
             match event {
@@ -290,7 +291,7 @@ impl Feeds {
             match event {
                 Ok(event) => scope.on_secret(event),
                 Err(error) => {
-                    // A namespace that is being deleted loses our role first: other namespaces do not wait for its Secrets.
+                    // A namespace that is being deleted loses our role first. Other namespaces must not wait for its Secrets.
                     let _ = scope.secrets_tried.set(());
                     if let Some(why) = refusal(&error) {
                         scope.set_secrets_refused(Some(why));
@@ -303,7 +304,7 @@ impl Feeds {
             std::future::ready(())
         });
         shutdown.run_until_cancelled(futures::future::join(objects, secrets)).await;
-        // The fast path puts what it has done into the other queue.
+        // The queue of reconciles stays open, because the fast path still adds to it. The fast path closes it.
         scope.denials.close_channel();
         scope.deleted.close_channel();
     }

@@ -1,4 +1,4 @@
-//! All scopes of this process, and complete lists of what is inside and outside of them.
+//! All scopes of this process, and complete lists of the objects inside and outside of them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::scope::{Scope, within};
 use crate::api::OAuthConsumer;
 use crate::consumer::Failure;
 
-/// Objects listed at a time.
+/// Objects on one page of a list.
 const PAGE_SIZE: u32 = 500;
 
 /// One scope for each namespace that is managed, or one for all of them.
@@ -32,7 +32,7 @@ impl Scopes {
         self.0.iter().any(|scope| scope.covers(namespace))
     }
 
-    /// All objects, as the caches have them.
+    /// All objects, as cached.
     pub(super) fn cached(&self) -> impl Iterator<Item = (&Scope, Arc<OAuthConsumer>)> {
         self.0.iter().flat_map(|scope| scope.objects.state().into_iter().map(|object| (&**scope, object)))
     }
@@ -44,7 +44,7 @@ impl Scopes {
         }
     }
 
-    /// The generations of all objects, by UID: by complete, consistent lists, not from a cache.
+    /// The generations of all objects, by UID, from complete and consistent lists instead of caches.
     pub(super) async fn list(&self, client: &Client) -> Result<HashMap<String, i64>, Failure> {
         let mut generations = HashMap::new();
         for scope in &self.0 {
@@ -56,8 +56,8 @@ impl Scopes {
         Ok(generations)
     }
 
-    /// All objects of the cluster that are in none of the scopes, by UID, in the same way.
-    /// They have no cache: this list in each sweep is enough to end what is over.
+    /// The objects of the cluster outside all scopes, by UID. They have no cache: a list in each sweep is enough to end their
+    /// sign-ins.
     pub(super) async fn list_outside(&self, client: &Client) -> Result<HashMap<String, OAuthConsumer>, Failure> {
         let (consumers, mut objects) = (&Api::<OAuthConsumer>::all(client.clone()), HashMap::new());
         let each = |object: OAuthConsumer| {

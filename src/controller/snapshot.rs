@@ -1,4 +1,4 @@
-//! Snapshots: what a decision rests on, read from the caches or from the API server. Only dry runs are sent here.
+//! Snapshots: the input of a decision, read from the caches or from the API server. The only writes here are dry runs.
 
 use std::sync::Arc;
 
@@ -22,9 +22,9 @@ use crate::store::{Found, Head, Replaces};
 pub(super) struct Snapshot {
     /// The object; only its name, if it is gone.
     pub(super) object: Arc<OAuthConsumer>,
-    /// What decisions rest on.
+    /// The input of decisions.
     pub(super) seen: Observed,
-    /// Where the feed stood when the record was read.
+    /// The head of the feed when the record was read.
     read_at: Head,
 }
 
@@ -38,7 +38,7 @@ impl Snapshot {
         Self::new(ctx, object, Some(view), secret, found)
     }
 
-    /// From a list of objects, of whose Secrets nothing is known.
+    /// From a list of objects. Nothing is known of their Secrets.
     pub(super) fn listed(ctx: &Context, object: Arc<OAuthConsumer>, found: Found) -> Self {
         let view = object.observed();
         Self::new(ctx, object, Some(view), SecretSeen::Unknown, found)
@@ -49,8 +49,8 @@ impl Snapshot {
         Self::new(ctx, object, None, SecretSeen::Unknown, found)
     }
 
-    /// From the API server, newer than the record at hand. For an object that has neither a record nor our finalizer, the cached object
-    /// will do: the first write is a patch with its UID and resourceVersion, so its answer is as good.
+    /// From the API server, newer than the record. An object that has neither a record nor our finalizer is not read again. Its
+    /// first write is a patch with UID and resourceVersion, so the answer is as new.
     pub(super) async fn refreshed(&self, ctx: &Context, needs_secret: impl FnOnce(&Object) -> bool) -> Result<Self, Failure> {
         let is_patched_first = |object: &Object| !object.has_finalizer && !object.deleting && self.seen.record.is_none();
         let object = if self.seen.object.as_ref().is_some_and(is_patched_first) {
@@ -69,7 +69,7 @@ impl Snapshot {
         if matches!(decide(&snapshot.seen), Err(Missing::Policy)) {
             snapshot.seen.policy = match ctx.policies.check(ctx, &snapshot.object).await {
                 Ok(policy) => policy,
-                // What ends a sign-in does not wait for it: the approval does not count.
+                // The end of a sign-in must not wait for this check, so the approval does not count.
                 Err(cause) if !view.allows_signin() => {
                     // Cause: sign-in had to end while the API server did not answer, or another policy refused.
                     // Next step: [approve again](../explanation/approval.md#recover).
@@ -82,27 +82,27 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// Nothing was done: this stood in the way.
+    /// The outcome if this failure prevented all work.
     pub(super) fn failed(self, failure: Failure) -> (Self, Outcome) {
         let outcome = Outcome { record: self.seen.record.clone(), failure: Some(failure), cluster_restored: false };
         (self, outcome)
     }
 
-    /// Nothing was done: the cluster was restored from a backup, and what is known of it has to be read again.
+    /// The outcome if the cluster was restored from a backup: everything has to be read again.
     pub(super) fn restored(self) -> (Self, Outcome) {
         let failure = Failure::Conflict("the cluster was restored from a backup; looking again".into());
         let (snapshot, outcome) = self.failed(failure);
         (snapshot, Outcome { cluster_restored: true, ..outcome })
     }
 
-    /// The status to write so that it says this; none if it does already.
+    /// The status to write for this update. None if it is published already.
     pub(super) fn status_to_write(&self, update: &StatusUpdate) -> Option<OAuthConsumerStatus> {
         let old = self.object.status.clone().unwrap_or_default();
         let new = render(&old, update, self.object.metadata.generation.unwrap_or_default(), now());
         (!same_but_for_times(&old, &new)).then_some(new)
     }
 
-    /// What a write of the record replaces: what was read of it.
+    /// What a write of the record replaces: the version that was read.
     pub(super) fn replaces(&self) -> Replaces {
         Replaces::what_was_read(self.seen.record.as_ref(), &self.read_at)
     }
@@ -133,7 +133,7 @@ impl Snapshot {
 async fn current(ctx: &Context, object: &OAuthConsumer) -> Result<Option<OAuthConsumer>, Failure> {
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
     if !is_name(&namespace) || !is_name(&name) {
-        // Made up in the store: no object can be called that, and the API server cannot be asked.
+        // No object can have this name, so the row was edited. The API server cannot be asked for it.
         return Ok(None);
     }
     match consumers(&ctx.client, &namespace).get(&name).await {
@@ -150,7 +150,7 @@ fn is_name(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(|label| !label.is_empty() && label.bytes().all(is_allowed))
 }
 
-/// The Secret, and whether its value is known to be that of the recorded hash.
+/// The Secret, and whether its value is known to fit the recorded hash.
 async fn secret(ctx: &Context, object: &Object, uid: &str, recorded: Option<&Phc>) -> Result<(SecretSeen, bool), Failure> {
     let reference = &object.secret_ref;
     let Secret { metadata, data, .. } = match secrets(&ctx.client, &object.namespace).get(&reference.name).await {
@@ -169,7 +169,7 @@ async fn secret(ctx: &Context, object: &Object, uid: &str, recorded: Option<&Phc
     };
     let is_known = |value: &SecretValue, phc: &Phc| ctx.known_hashes.is_known(uid, phc, ctx.fingerprints.of(value));
     let judged = SecretValue::accept(&bytes.0, ctx.settings.limits);
-    // A raised floor is for new values: the value that was accepted under a lower one stays.
+    // A raised floor applies to new values only: a value that was accepted before stays accepted.
     if let (Err(SecretProblem::TooShort), Some(phc)) = (&judged, recorded)
         && let Ok(value) = SecretValue::accept(&bytes.0, SecretLimits { min: 1, ..ctx.settings.limits })
         && (is_known(&value, phc) || ctx.hashing.verify(phc.clone(), vec![value.clone()]).await?.is_some())

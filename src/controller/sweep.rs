@@ -1,7 +1,7 @@
-//! The sweep: compares all records with all objects, and puts right what no event told of.
+//! The sweep: compares all records with all objects, and repairs what no event reported.
 //!
-//! A wrong removal is the worst mistake that it could make. So it removes only what two complete lists and a question confirm, a few
-//! at a time, and nothing while there is doubt about the cluster.
+//! A wrong removal would be its worst mistake. So it removes a record only if two complete lists and a read confirm that the
+//! object is gone. It removes a few at a time, and none while the cluster is in doubt.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -24,19 +24,18 @@ use crate::api::{OAuthConsumer, OAuthConsumerSpec};
 use crate::consumer::{Failure, Outcome, Record, State, Stored, conclude, decide};
 use crate::store::{Head, KeepTombstones, OpenRecords};
 
-/// How long a tombstone is kept that keeps a key from being used again.
+/// How long a tombstone stays that [reserves its key](Record::reserves_key).
 const KEEP_RESERVED: SignedDuration = SignedDuration::from_hours(90 * 24);
 
-/// How long all others are kept. A controller that sleeps longer finds its insert refused: see [`Replaces::NothingAt`].
+/// How long all others stay. A controller that was paused for longer finds its insert refused: see [`Replaces::NothingAt`].
 const KEEP_OTHERS: SignedDuration = SignedDuration::from_hours(1);
 
-/// How many of those are kept of a cluster, so that a tenant who creates and deletes as fast as it can fills nothing.
+/// The most of those for a cluster, so that a tenant cannot fill the store by creating and deleting objects.
 const MOST_TOMBSTONES: u32 = 10_000;
 
-/// Tombstones that are dropped at a time. Decisions wait for it.
+/// Tombstones that are deleted at a time. Other writes wait for it.
 const TOMBSTONE_BATCH: u32 = 500;
 
-/// Sweeps every period.
 pub(super) async fn run(ctx: Arc<Context>) {
     ctx.scopes.wait_until_ready().await;
     let mut sweep = Sweep { ctx, orphans: Default::default(), unattended: 0, unfinished: Vec::new() };
@@ -55,7 +54,7 @@ pub(super) async fn run(ctx: Arc<Context>) {
     }
 }
 
-/// Removes the records of objects that vanished without a reconcile: their finalizer was taken off by force.
+/// Removes the records of objects that were deleted without a reconcile, because their finalizer was removed by force.
 pub(super) async fn follow_deletions(ctx: Arc<Context>, mut deleted: mpsc::UnboundedReceiver<Arc<OAuthConsumer>>) {
     while let Some(object) = deleted.next().await {
         if let Err(failure) = deny_anywhere(&ctx, object.clone()).await {
@@ -68,11 +67,12 @@ pub(super) async fn follow_deletions(ctx: Arc<Context>, mut deleted: mpsc::Unbou
 
 struct Sweep {
     ctx: Arc<Context>,
-    /// Inside and outside of the scopes. Each has a guard of its own: other installations' records must not weaken that of ours.
+    /// Inside and outside of the scopes. Each has its own guard, so that records of other installations do not raise the limit
+    /// for ours.
     orphans: [Orphans; 2],
-    /// The records that no running controller looks after, last time.
+    /// How many records no running controller managed in the last sweep.
     unattended: i64,
-    /// Objects outside the scopes that could not be ended, last time. Their records may be tombstones by now, which no sweep reads.
+    /// Objects outside the scopes that failed in the last sweep. Their records may be tombstones by now, which no sweep reads.
     unfinished: Vec<Arc<OAuthConsumer>>,
 }
 
@@ -93,7 +93,7 @@ struct Orphans {
 // === impl Sweep ===
 
 impl Sweep {
-    /// One part that fails must not keep the others from being done. Answers the first failure, and logs the rest.
+    /// Runs all parts, even if one fails. Returns the first failure, and logs the others.
     async fn once(&mut self) -> Result<(), Failure> {
         let compared = self.compare().await;
         let dropped = self.drop_tombstones().await;
@@ -109,7 +109,7 @@ impl Sweep {
 
     async fn compare(&mut self) -> Result<(), Failure> {
         let ctx = self.ctx.clone();
-        // The records first: what is in the caches or listed after that is newer, or is asked for again.
+        // Records are read first, so that lists are newer. A cache may be older, but each write reads its object again.
         let records = ctx.store.live(&ctx.settings.cluster_id).await?;
         ctx.metrics.records.set(i64::try_from(records.len()).unwrap_or(i64::MAX));
         let is_inside = |stored: &Stored| ctx.scopes.covers(&stored.record.namespace);
@@ -132,7 +132,7 @@ impl Sweep {
             present.insert(uid);
         }
         ctx.forget_all_but(&present);
-        // What one list cannot tell must not keep the other from being used.
+        // If one list fails, the other is still used.
         let inside = match self.without_object(unclaimed.into_values().collect()).await {
             Ok(orphans) => self.remove_orphans(INSIDE, orphans, count_inside).await,
             Err(failure) => Err(failure),
@@ -147,7 +147,7 @@ impl Sweep {
         inside.and(outside)
     }
 
-    /// Keeps the records whose objects are missing from a complete list, too.
+    /// The records whose objects are also missing from a complete list.
     async fn without_object(&self, mut records: Vec<Stored>) -> Result<Vec<Stored>, Failure> {
         if !records.is_empty() {
             let listed = self.ctx.scopes.list(&self.ctx.client).await?;
@@ -156,8 +156,8 @@ impl Sweep {
         Ok(records)
     }
 
-    /// Compares records whose objects are outside the scopes: closes what this installation has given up, and ends what is over,
-    /// whichever controller it is of. Opens nothing. Answers those that have no object.
+    /// Compares the records outside the scopes. Closes those that this installation has given up, and ends sign-ins for any
+    /// controller. Returns the records without an object.
     async fn look_outside(&mut self, records: Vec<Stored>) -> Result<Vec<Stored>, Failure> {
         for object in std::mem::take(&mut self.unfinished) {
             self.end_outside(object).await;
@@ -199,8 +199,8 @@ impl Sweep {
         }
     }
 
-    /// Removes records whose objects are gone. An object counts as gone when two complete lists in a row lacked it, the cluster is
-    /// still the same, and the API server says so once more. No more than a few are removed per period.
+    /// Removes records whose objects are gone: two complete lists in a row lack the object, the cluster is still the same, and a
+    /// last read confirms it. Removes only a few per period.
     async fn remove_orphans(&mut self, side: usize, mut orphans: Vec<Stored>, total: usize) -> Result<(), Failure> {
         let claimed = total - orphans.len();
         let uids = orphans.iter().map(|stored| stored.record.owner.uid.clone()).collect();
@@ -242,7 +242,7 @@ impl Sweep {
         Ok(())
     }
 
-    /// Closes a record that this installation has given up. Answers it as it is then; what fails is tried again by the next sweep.
+    /// Closes a record that this installation has given up, and returns it. The next sweep retries a failure.
     async fn close(&self, stored: Stored) -> Stored {
         if stored.record.state == State::OutOfScope {
             return stored;
@@ -286,7 +286,7 @@ impl Sweep {
         Ok(())
     }
 
-    /// Says where Secrets cannot be listed.
+    /// Reports where Secrets cannot be listed.
     async fn report_secrets(&self) {
         let mut refused = Vec::new();
         for scope in &self.ctx.scopes.0 {
@@ -306,7 +306,7 @@ impl Sweep {
         self.ctx.readiness.note("secrets", note);
     }
 
-    /// Says which records can sign in although no running controller looks after them. That alone closes none: an upgrade of their
+    /// Reports records that let consumers in although no running controller manages them. They stay open: an upgrade of their
     /// controller must not end sign-ins.
     async fn report_unattended(&mut self) -> Result<(), Failure> {
         let unattended = self.ctx.peers.unattended(self.ctx.store.open_records().await?);
@@ -331,7 +331,7 @@ impl Sweep {
     }
 }
 
-/// Whether a reconcile would find anything to write, as far as the caches tell.
+/// Whether a reconcile would write anything, as far as the caches show.
 fn has_work(snapshot: &Snapshot) -> bool {
     if !decide(&snapshot.seen).is_ok_and(|plan| plan.is_empty()) {
         return true;
@@ -340,7 +340,7 @@ fn has_work(snapshot: &Snapshot) -> bool {
     conclude(&snapshot.seen, &outcome).status.is_some_and(|status| snapshot.status_to_write(&status).is_some())
 }
 
-/// The object that a record says it belongs to, to ask for.
+/// The object of a record, with namespace, name and UID only.
 fn object_of(record: &Record) -> OAuthConsumer {
     OAuthConsumer {
         metadata: ObjectMeta {

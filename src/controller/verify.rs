@@ -1,11 +1,11 @@
 //! Verification: compares the records with their objects in a new epoch of the store.
 //!
-//! A store that was restored, or has failed over and lost its last commits, holds records that may allow a sign-in which their objects
-//! do not. Until the controller has compared all of them, they allow none. A SQLite file begins a new epoch whenever a controller opens
-//! it, because nothing tells whether it is the same file.
+//! After a restore, or a failover that lost commits, a record may allow a sign-in that its object forbids. So no record allows
+//! one until all are compared. A SQLite file begins a new epoch whenever a controller opens it, because the file may have been
+//! replaced.
 //!
-//! It does not wait for a sweep: it has to be quick, and sweeps have to be rare. Each installation verifies its own records, because
-//! only it can compare them.
+//! Verification is not part of a sweep: it has to be quick, and sweeps are rare. Each installation verifies its own records,
+//! because only it can compare them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,30 +21,32 @@ use super::snapshot::Snapshot;
 use crate::consumer::{Failure, Object, Plan, Stored, decide, deny};
 use crate::store::Head;
 
-/// How often the store is asked for its epoch.
+/// How often the epoch of the store is read.
 const CHECK_PERIOD: Duration = Duration::from_secs(1);
 
-/// The pause while reconciles put records right.
+/// The pause while reconciles repair records.
 const WAIT_PAUSE: Duration = Duration::from_millis(200);
 
-/// How long reconciles have for it. After that, verification closes what is still open and should not be, and leaves the rest to them.
+/// How long reconciles have for that. Then verification closes the records that must not be open, and leaves the rest to
+/// reconciles.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long they may make no progress. What is left then, a reconcile cannot mend, as an unusable Secret or a key in use.
+/// How long they may make no progress. A reconcile cannot repair what is left then, for example an unusable Secret or a key in
+/// use.
 const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Fewer orphans than this are no reason for doubt.
 const ORPHANS_WITHOUT_DOUBT: usize = 5;
 
-/// Verifies the records whenever they are not.
+/// Verifies the records whenever they are not verified.
 pub(super) async fn run(ctx: Arc<Context>) {
     ctx.scopes.wait_until_ready().await;
     let mut verification = Verification { ctx, seen: None, is_unsure: true, wait: None };
     loop {
         let pause = verification.step().await.unwrap_or_else(|failure| {
-            // Other parts say often enough that the store is down.
+            // Other parts log that the store is down.
             debug!(cause = %failure, "the records were not compared with their objects; trying again");
-            // A restored store may come back with the epoch that it had.
+            // A restored store may have the same epoch as before.
             (verification.is_unsure, verification.wait) = (true, None);
             CHECK_PERIOD
         });
@@ -54,36 +56,36 @@ pub(super) async fn run(ctx: Arc<Context>) {
 
 struct Verification {
     ctx: Arc<Context>,
-    /// Where the feed stood when it was last asked.
+    /// The head of the feed at the last read.
     seen: Option<Head>,
-    /// Whether the store may have been restored without another epoch: at the start, when it went back, and when it did not answer.
+    /// Whether the store may have been restored within the epoch: true at the start, after an outage, and if the feed went back.
     is_unsure: bool,
-    /// The comparison that is under way.
+    /// Set while reconciles repair records.
     wait: Option<Wait>,
 }
 
-/// Reconciles are putting records right.
+/// The progress of reconciles that repair records.
 #[derive(Clone, Copy)]
 struct Wait {
     began: Instant,
-    /// The fewest records that were left to them, and since when it is no fewer.
+    /// The fewest records that were left, and when this number last fell.
     fewest: usize,
     progress: Instant,
 }
 
-/// Records that allow a sign-in and perhaps should not.
+/// Records that allow a sign-in, and may have to be closed.
 #[derive(Default)]
 struct Comparison {
-    /// Their objects say otherwise, or are gone.
+    /// Their objects forbid it, or are gone.
     wrong: Vec<Stored>,
-    /// Their objects are there, and the cache does not show yet what they say.
+    /// Their objects exist, but the cache does not show their latest generation yet.
     unknown: Vec<Stored>,
 }
 
 // === impl Verification ===
 
 impl Verification {
-    /// Compares if that is needed. Answers when to come back.
+    /// Compares the records if needed. Returns the pause until the next step.
     async fn step(&mut self) -> Result<Duration, Failure> {
         let ctx = self.ctx.clone();
         let (cluster_id, installation) = (&ctx.settings.cluster_id, &ctx.settings.installation);
@@ -98,7 +100,7 @@ impl Verification {
         }
 
         ctx.peers.set_verified(false);
-        // The records first: what is listed after that is newer.
+        // Records are read first, so that lists are newer.
         let records = ctx.store.live(cluster_id).await?;
         let Some(waited) = self.wait_for_reconciles(&records) else { return Ok(WAIT_PAUSE) };
         let Some(Comparison { wrong, unknown }) = self.compare(records).await? else {
@@ -114,7 +116,7 @@ impl Verification {
         ctx.store.verify(cluster_id, installation, &head.epoch).await?;
         (self.is_unsure, self.wait) = (false, None);
         ctx.peers.set_verified(true);
-        // What another installation has left behind can be taken over from now on, or by the next sweep.
+        // From now on this installation may take over records that another one has left. After a failure, the next sweep does it.
         if let Ok(records) = ctx.store.live(cluster_id).await {
             self.differences(&records, true);
         }
@@ -125,7 +127,7 @@ impl Verification {
         Ok(CHECK_PERIOD)
     }
 
-    /// Reconciles put right what they can. Answers how long they were waited for, once that is over.
+    /// None while reconciles make progress. After that, how long they took.
     fn wait_for_reconciles(&mut self, records: &[Stored]) -> Option<Duration> {
         let differences = self.differences(records, self.wait.is_none());
         let start = Wait { began: Instant::now(), fewest: differences, progress: Instant::now() };
@@ -138,11 +140,11 @@ impl Verification {
         (!goes_on).then_some(waited)
     }
 
-    /// Closes records until a reconcile has looked at their objects. Answers whether all are closed.
+    /// Closes records until a reconcile has compared them with their objects. Returns whether all are closed.
     async fn close(&self, records: impl Iterator<Item = Stored>) -> Result<bool, Failure> {
         let mut are_closed = true;
         for stored in records {
-            // The other writer has looked at the object. The next round reads what it wrote.
+            // Another writer was faster. The next step reads what it wrote.
             let Some(Stored { record, .. }) = close_unseen(&self.ctx, stored).await? else {
                 are_closed = false;
                 continue;
@@ -156,7 +158,7 @@ impl Verification {
         Ok(are_closed)
     }
 
-    /// How many records a reconcile would write, as far as the caches tell; asks for those reconciles, or only counts.
+    /// How many records a reconcile would write, as far as the caches show. If `asks`, enqueues their objects.
     fn differences(&self, records: &[Stored], asks: bool) -> usize {
         let records: HashMap<_, _> = records.iter().map(|stored| (stored.record.owner.uid.as_str(), stored)).collect();
         let mut differences = 0;
@@ -199,13 +201,13 @@ impl Verification {
         let mut wrong = Vec::new();
         for (scope, object) in ctx.scopes.cached() {
             let uid = object.metadata.uid.clone().unwrap_or_default();
-            // A cache that is behind the list, as it is for moments after every edit, proves nothing.
+            // A cache that is behind the list proves nothing. It is behind for a moment after each edit.
             if generations.get(&uid) != object.metadata.generation.as_ref() {
                 continue;
             }
             let Some(stored) = open.remove(&uid) else { continue };
             let snapshot = Snapshot::cached(ctx, scope, object, (Head::default(), Some(stored.clone())));
-            // An outdated hash is no reason to close: its Secret was accepted once, and waits its turn.
+            // An outdated hash is no reason to close: a reconcile will renew it.
             if deny(&snapshot.seen).is_some() && is_confirmed(ctx, snapshot).await {
                 wrong.push(stored);
             }
@@ -214,7 +216,7 @@ impl Verification {
         let (unknown, orphans): (Vec<_>, Vec<_>) =
             inside.into_iter().partition(|stored| generations.contains_key(&stored.record.owner.uid));
         wrong.extend(orphans);
-        // Another process of this installation may look after those outside; then only what their objects say counts.
+        // Another process of this installation may manage the records outside. Then only their objects count.
         if !outside.is_empty() {
             let objects = ctx.scopes.list_outside(&ctx.client).await?;
             let is_open =
@@ -225,8 +227,8 @@ impl Verification {
     }
 }
 
-/// Checks again that a record must not allow sign-in. What its object says was listed just now and counts. That its Secret is gone
-/// is known from a cache only, so the Secret is asked for; one that cannot be asked for is not gone.
+/// Checks again that a record must not allow sign-in. The object was listed just now, so it counts. That the Secret is missing is
+/// known only from a cache, so the Secret is read. A Secret that cannot be read does not count as missing.
 async fn is_confirmed(ctx: &Context, cached: Snapshot) -> bool {
     if !cached.seen.object.as_ref().is_some_and(Object::allows_signin) {
         return true;

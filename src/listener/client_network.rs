@@ -1,4 +1,4 @@
-//! Who shares an allowance.
+//! The addresses that count as one client.
 
 use std::net::IpAddr;
 

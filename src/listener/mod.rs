@@ -1,4 +1,4 @@
-//! Connections, the same for every port: how many there are, whose they are, and how long they may take.
+//! Serves the connections of a port, within limits on their number and duration.
 
 mod client_network;
 mod progress;
@@ -35,50 +35,49 @@ use slots::{Slot, Slots};
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a client may send until its TLS handshake has ended, in bytes. Some 2 KiB are the handshake's, of which rustls would keep
-/// 64 KiB; a first record of 16 KiB may follow at once.
+/// The most bytes that a client may send before its TLS handshake has ended. A handshake takes about 2 KiB, and a first record of
+/// 16 KiB may follow at once. rustls alone would buffer 64 KiB.
 const HANDSHAKE_BYTES: u64 = 32 * 1024;
 
-/// How long requests that have begun may take once told to stop. Hashes that wait take less than two seconds.
+/// How long open requests may take at shutdown. Hashes that wait take less than two seconds.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The pause when there is no room for one more connection in the process.
+/// The pause after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The address at the other end of the connection: each request carries it as an extension.
+/// The address of the other end of the connection, as an extension of each request.
 #[derive(Clone, Copy, Debug)]
 pub struct RemoteAddr(pub IpAddr);
 
-/// What a port grants its clients.
+/// The limits of a port.
 #[derive(Clone, Debug)]
 pub struct Limits {
     pub connections: usize,
     /// The largest head of a request, in bytes: 8 KiB or more.
     pub head: usize,
-    /// The networks of gateways. Many clients come through each of their addresses, so they have no share: they may use all
-    /// connections, and a quarter is kept for them.
+    /// The networks of gateways. Many clients share a gateway's address, so gateways may use all connections, and a quarter is
+    /// kept for them.
     pub gateways: Vec<IpNet>,
 }
 
-/// What is served on a port, and how.
 pub struct Port {
     pub routes: Router,
     pub limits: Limits,
     /// Counts connections that get no slot, or lose theirs to another one.
     pub refused: Counter,
-    /// Asked for each connection, if they are encrypted.
+    /// Called for each connection. None for plain HTTP.
     pub acceptor: Option<Box<dyn Fn() -> TlsAcceptor + Send>>,
 }
 
 // === impl Limits ===
 
 impl Limits {
-    /// The connections that one address may have unless it is a gateway's. Where no gateway is known, each address may be one.
+    /// The most connections of one address that is no gateway. Where no gateway is known, each address may be one.
     pub fn per_address(&self) -> usize {
         self.connections / if self.gateways.is_empty() { 2 } else { 8 }
     }
 
-    /// The connections that all addresses together may have which are no gateway's.
+    /// The most connections of all addresses together that are no gateways.
     pub fn for_clients(&self) -> usize {
         self.connections - if self.gateways.is_empty() { 0 } else { self.connections / 4 }
     }
@@ -87,7 +86,7 @@ impl Limits {
 // === impl Port ===
 
 impl Port {
-    /// Serves connections until the token is cancelled, and finishes what has begun.
+    /// Serves connections until the token is cancelled, and then finishes open requests.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
         let Self { routes, limits, refused, acceptor } = self;
         let (graceful, head) = (GracefulShutdown::new(), limits.head);
@@ -104,7 +103,7 @@ impl Port {
                     continue;
                 }
             };
-            // Without a slot it is closed at once, so that those behind it are accepted.
+            // A connection without a slot is closed at once, so that the next one is accepted.
             let Some(slot) = slots.take(peer.ip()) else { continue };
             let connection =
                 Connection { peer: RemoteAddr(peer.ip()), progress: slot.progress.clone(), routes: routes.clone(), head };
@@ -177,10 +176,10 @@ impl Connection {
             }
         });
         let connection = http1::Builder::new()
-            // This one would also close idle connections.
+            // hyper's own timeout would also close idle connections.
             .header_read_timeout(None)
             .max_header_size(head)
-            // This alone would let through what fits into the last buffer that is read.
+            // Alone, this one would accept a larger head that is complete with the last read.
             .max_buf_size(head)
             .serve_connection(TokioIo::new(InspectReader::new(stream, move |bytes| receiver.receive(bytes))), service);
         tokio::select! {
@@ -210,23 +209,23 @@ mod tests {
     const HALF_A_HEAD: &[u8] = b"GET / HTTP/1.1\r\nauthorization: Bas";
     const MOMENT: Duration = Duration::from_millis(100);
 
-    // Time is paused: it goes on at once when all that is left to do is to wait for it.
+    // Time is paused: it moves on when all tasks wait.
 
-    /// Answers once the body is there.
+    /// Answers once the body has arrived.
     fn routes() -> Router {
         Router::new().fallback(async |request: Request| {
             let _ = axum::body::to_bytes(request.into_body(), 1 << 10).await;
         })
     }
 
-    /// Serves this side of a connection.
+    /// Serves one end of a connection.
     async fn serve(socket: DuplexStream) {
         let (peer, progress, graceful) = (RemoteAddr(Ipv4Addr::LOCALHOST.into()), Progress::new(), GracefulShutdown::new());
         let connection = Connection { peer, progress, routes: routes(), head: 16 << 10 };
         connection.serve(socket, graceful.watcher()).await;
     }
 
-    /// For how long a connection stays open on which the client does this, and what it was answered.
+    /// How long a connection stays open while the client does this, and the answers.
     async fn open_while<F: Future>(client_does: impl FnOnce(tokio::io::WriteHalf<DuplexStream>) -> F) -> (Duration, String) {
         let (client, socket) = duplex(1 << 16);
         let (mut reading, writing) = tokio::io::split(client);
@@ -252,7 +251,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_stops_in_the_middle_of_a_head_is_left() {
+    async fn a_client_that_stops_in_the_middle_of_a_head_is_disconnected() {
         for sent in [&b""[..], b"\r\n\r\n", HALF_A_HEAD] {
             let (open, answers) = open_while(async |mut client| client.write_all(sent).await).await;
             is_about(open, HEAD_TIMEOUT);
@@ -261,7 +260,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_sends_its_head_byte_by_byte_is_left() {
+    async fn a_client_that_sends_its_head_byte_by_byte_is_disconnected() {
         for first in [&b""[..], GET] {
             let sent_slowly = async |mut client: tokio::io::WriteHalf<_>| {
                 client.write_all(first).await.unwrap();
@@ -290,7 +289,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn half_a_head_behind_a_request_counts_from_the_answer() {
+    async fn the_time_for_half_a_head_behind_a_request_starts_at_the_answer() {
         let form = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nabcd";
         let chunks = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n4\r\nabcd\r\n0\r\n\r\n";
         for whole in [GET, form, chunks, b"\r\n\r\nGET / HTTP/1.1\nhost: a\n\n"] {
@@ -301,7 +300,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_keeps_its_connection_idle_is_left() {
+    async fn a_client_that_keeps_its_connection_idle_is_disconnected() {
         let form = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\n";
         for (head, body) in [(GET, &b""[..]), (form, b"abcd"), (b"\r\nGET / HTTP/1.1\nhost: a\n\n", b"")] {
             let (open, answers) = open_while(async |mut client| {
@@ -322,7 +321,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_does_not_read_its_answers_is_left() {
+    async fn a_client_that_does_not_read_its_answers_is_disconnected() {
         let (mut client, socket) = duplex(1 << 10);
         let asking = async {
             while client.write_all(GET).await.is_ok() {}
@@ -335,7 +334,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_head_that_is_too_large_is_answered_so() {
+    async fn a_head_that_is_too_large_is_answered_with_431() {
         let head = |length: usize| {
             let padding = length - "GET / HTTP/1.1\r\nx: \r\n\r\n".len();
             ["GET / HTTP/1.1\r\nx: ", &"y".repeat(padding), "\r\n\r\n"].concat().into_bytes()
@@ -348,7 +347,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_who_stalls_keeps_it_from_ending() {
+    async fn clients_that_stall_do_not_delay_the_shutdown() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (shutdown, asked) = (CancellationToken::new(), Arc::new(tokio::sync::Notify::new()));

@@ -1,4 +1,4 @@
-//! How far a connection has come with its request, and until when it has to come further.
+//! How far a connection is with its request, and when the next step is due.
 
 use std::sync::Arc;
 use std::task::{Poll, ready};
@@ -7,14 +7,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 
-/// How long a client may take for a head, from the connection on or from the head's first byte on.
+/// How long a client may take for a head, counted from the connection or from the first byte of the head.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a connection may be idle, and how long a client may take to read its answer. Gateways keep theirs for less, so that
-/// they close first and no request meets a closed connection.
+/// How long a connection may be idle, and how long a client may take to read its answer. Gateways keep idle connections for less,
+/// so they close first, and no request meets a closed connection.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// How far a connection has come. The connection writes it; the port reads it when it needs the connection's slot.
+/// How far a connection is. The connection writes it; the port reads it when it needs the connection's slot.
 #[derive(Clone)]
 pub(super) struct Progress(Arc<Mutex<State>>);
 
@@ -22,10 +22,10 @@ struct State {
     stage: Stage,
     since: Instant,
     received: Received,
-    /// The length of the request under way, unless it is unknown.
+    /// The length of the current request, if known.
     length: Option<u64>,
-    /// Whether more came than one request, or a body without a length. What is left of it cannot be told, so the connection never
-    /// counts as idle again: it gets the time of a head between requests.
+    /// Whether more than one request came at once, or a body without a length. Then the start of the next head is unknown. So the
+    /// connection never counts as idle again, and has the time of a head between requests.
     pipelines: bool,
 }
 
@@ -45,7 +45,7 @@ struct Received {
     bytes: u64,
     /// The length of the head, once it is complete.
     head: Option<u64>,
-    /// Empty lines before the head do not end it.
+    /// Whether the head has begun. Empty lines before that do not end it.
     has_begun: bool,
     is_line_empty: bool,
 }
@@ -59,12 +59,11 @@ impl Progress {
         Self(Arc::new(Mutex::new(State { stage: Stage::Head, since, received, length: None, pipelines: false })))
     }
 
-    /// A first head is due again: a TLS handshake has ended.
+    /// A TLS handshake has ended: the time for the first head starts again.
     pub(super) fn restart(&self) {
         self.0.lock().since = Instant::now();
     }
 
-    /// These bytes have come.
     pub(super) fn receive(&self, bytes: &[u8]) {
         let mut state = self.0.lock();
         state.received.count(bytes);
@@ -73,14 +72,14 @@ impl Progress {
         }
     }
 
-    /// The head is complete. `body` is the length of what follows, unless it is unknown.
+    /// The head is complete. `body` is the length of the body, if known.
     pub(super) fn begin(&self, body: Option<u64>) {
         let mut state = self.0.lock();
         state.length = state.received.head.zip(body).map(|(head, body)| head.saturating_add(body));
         state.enter(Stage::Request);
     }
 
-    /// The answer is there.
+    /// The answer is ready.
     pub(super) fn finish(&self) {
         let mut state = self.0.lock();
         state.pipelines |= state.length != Some(state.received.bytes);
@@ -89,8 +88,8 @@ impl Progress {
         state.enter(next);
     }
 
-    /// Since when the connection waits for its client; none while a request that was sent in full is being answered. A request
-    /// without a length is never known to be sent in full.
+    /// Since when the connection waits for its client. None while a complete request is being answered. A request without a
+    /// length never counts as complete.
     pub(super) fn waits_since(&self) -> Option<Instant> {
         let state = self.0.lock();
         let is_complete = state.length.is_some_and(|length| state.received.bytes >= length);
@@ -102,8 +101,8 @@ impl Progress {
         state.since + if state.stage == Stage::Head { HEAD_TIMEOUT } else { IDLE_TIMEOUT }
     }
 
-    /// Returns when the deadline has passed. To be polled after the connection, in the same task: a deadline that comes
-    /// nearer is seen then, and one that moves away costs nothing.
+    /// Returns when the deadline has passed. Poll it after the connection, in the same task: then it sees an earlier deadline at
+    /// once, and a later deadline costs nothing.
     pub(super) async fn overdue(&self) {
         let mut timer = std::pin::pin!(sleep_until(self.deadline()));
         std::future::poll_fn(|context| {

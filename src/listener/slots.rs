@@ -1,4 +1,4 @@
-//! Who may have how many connections.
+//! How many connections each client may have.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -41,7 +41,7 @@ pub(super) struct Slot {
     slots: Arc<Slots>,
     /// How far the connection has come.
     pub(super) progress: Progress,
-    /// Told when the slot is needed for another connection.
+    /// Notified when another connection needs the slot.
     pub(super) evicted: Arc<Notify>,
 }
 
@@ -65,7 +65,7 @@ impl Slots {
         }
         let is_full = held.slots.len() >= limits.connections;
         if is_full || (!is_gateway && held.by_clients >= limits.for_clients()) {
-            // Either it is refused, or another one loses its slot.
+            // Counted either way: this connection is refused, or another one loses its slot.
             self.refused.inc();
             let id = held.most_dispensable(is_gateway)?;
             if let Some(taken) = held.release(id) {
@@ -81,8 +81,8 @@ impl Slots {
 // === impl Held ===
 
 impl Held {
-    /// The connection that waits longest for its client, of the address that holds most. A gateway's only for a gateway, and
-    /// only where no client's is left.
+    /// The connection to close: of the network that holds most, the one that has waited longest for its client. A gateway loses
+    /// one only to a gateway, and only if no client has one left.
     fn most_dispensable(&self, for_gateway: bool) -> Option<u64> {
         let candidates = self.slots.iter().filter(|(_, taken)| for_gateway || !taken.is_gateway);
         let ranked = candidates.filter_map(|(id, taken)| {
@@ -150,7 +150,7 @@ mod tests {
         slot.evicted.notified().now_or_never().is_some()
     }
 
-    /// Its client has sent all of a request.
+    /// The client has sent a whole request.
     fn ask(slot: &Slot) {
         slot.progress.receive(b"GET / HTTP/1.1\r\n\r\n");
         slot.progress.begin(Some(0));
@@ -167,7 +167,10 @@ mod tests {
         assert_eq!(take(&slots, OTHER, 10).len(), 4);
         drop(held);
         let held = slots.held.lock();
-        assert!(held.slots.is_empty() && held.by_network.is_empty() && held.by_clients == 0, "nothing is kept of those who left");
+        assert!(
+            held.slots.is_empty() && held.by_network.is_empty() && held.by_clients == 0,
+            "closed connections leave nothing behind"
+        );
     }
 
     #[tokio::test]
@@ -189,9 +192,9 @@ mod tests {
         assert_eq!(all.held.lock().by_clients, 24);
         let gateway = take(&all, GATEWAY, 8);
         assert_eq!(gateway.len(), 8);
-        assert_eq!(all.held.lock().by_clients, 24, "these were kept for it");
+        assert_eq!(all.held.lock().by_clients, 24, "these slots were kept for the gateway");
         let more = take(&all, GATEWAY, 24);
-        assert_eq!((more.len(), all.held.lock().by_clients), (24, 0), "and the others it gets from those that wait");
+        assert_eq!((more.len(), all.held.lock().by_clients), (24, 0), "it gets the others from clients that wait");
         assert!(!gateway.iter().any(is_evicted));
         drop(clients);
     }
@@ -206,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_comes_when_all_is_full_takes_the_slot_of_who_waits_longest_where_most_are_held() {
+    async fn a_full_port_closes_the_longest_waiting_connection_of_the_network_that_holds_most() {
         let slots = slots(&[]);
         let few = take(&slots, OTHER, 2);
         advance(Duration::from_secs(1)).await;

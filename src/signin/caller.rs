@@ -1,4 +1,4 @@
-//! Who asks, for limits: the client's address, also behind proxies.
+//! The caller of a sign-in check: the client's address, also behind proxies.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use crate::listener::ClientNetwork;
 
-/// Who shares an allowance.
+/// The client that refused checks are counted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Caller(ClientNetwork);
 
@@ -15,7 +15,8 @@ pub struct Caller(ClientNetwork);
 
 impl Caller {
     /// The caller behind a connection from `peer`. If `peer` is a trusted proxy, the caller is the last address in
-    /// `X-Forwarded-For` that is none. Each proxy appends the address that it sees; what stands before, the client wrote itself.
+    /// `X-Forwarded-For` that is no trusted proxy. Each proxy appends the address that it sees. Addresses before that may come
+    /// from the client.
     pub fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
         let is_trusted = |address: IpAddr| trusted.iter().any(|net| net.contains(&address));
         let mut caller = peer.to_canonical();
@@ -23,7 +24,7 @@ impl Caller {
             let values: Vec<_> = headers.get_all("x-forwarded-for").iter().collect();
             let hops = values.iter().rev().flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
             for hop in hops {
-                // What is no address was not written by a proxy of ours: the one before it answers for it.
+                // Trusted proxies write only addresses. So the last address that was read is the caller.
                 let Some(address) = parse(hop) else { break };
                 caller = address;
                 if !is_trusted(address) {
@@ -56,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn only_trusted_proxies_say_for_whom_they_ask() {
+    fn only_trusted_proxies_may_name_the_caller() {
         let client = caller("203.0.113.7", &[]);
         for (peer, forwarded) in [
             ("203.0.113.7", &["198.51.100.1"][..]),

@@ -7,8 +7,8 @@ use percent_encoding::percent_decode;
 
 use crate::consumer::{ConsumerKey, SecretLimits, SecretValue};
 
-/// A consumer key and the secret presented with it, in the readings that the standards allow. All readings together are
-/// one attempt.
+/// A consumer key and the secret presented with it, decoded in each way that the standards allow. All values together are one
+/// attempt.
 #[derive(Clone)]
 pub struct Credentials {
     pub key: ConsumerKey,
@@ -19,8 +19,7 @@ pub struct Credentials {
 // === impl Credentials ===
 
 impl Credentials {
-    /// Reads `Authorization`: `Basic` or `OAuth`, in any case. Anything but exactly one well-formed header is no credentials
-    /// at all.
+    /// Reads `Authorization`: `Basic` or `OAuth`, in any case. None unless there is exactly one header, and it is well-formed.
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(header::AUTHORIZATION).iter();
         let (Some(value), None) = (values.next(), values.next()) else { return None };
@@ -37,8 +36,8 @@ impl Credentials {
     }
 
     /// Reads `client_id` and `client_secret` from a form
-    /// ([RFC 6749 §2.3.1](https://www.rfc-editor.org/rfc/rfc6749#section-2.3.1)). Each has to be there exactly once; other
-    /// fields, as `grant_type`, are not looked at.
+    /// ([RFC 6749 §2.3.1](https://www.rfc-editor.org/rfc/rfc6749#section-2.3.1)). Each has to be there exactly once. Other
+    /// fields, such as `grant_type`, are ignored.
     pub fn from_form(body: &[u8]) -> Option<Self> {
         let (mut id, mut secret) = (None, None);
         for field in body.split(|byte| *byte == b'&') {
@@ -59,7 +58,7 @@ impl Credentials {
     fn basic(token: &[u8]) -> Option<Self> {
         let decoded = STANDARD.decode(token).ok()?;
         let (id, secret) = split_once(&decoded, b':')?;
-        // A key has no character that form-encoding would change, but an encoder may have encoded more than it had to.
+        // No character of a key needs encoding, but a client may encode it anyway.
         let id = form_decoded(id);
         let decoded = form_decoded(secret);
         if decoded == secret { Self::of(id, [decoded]) } else { Self::of(id, [decoded, secret.to_vec()]) }
@@ -67,8 +66,8 @@ impl Credentials {
 
     /// OAuth 1.0 with the signature method `PLAINTEXT`
     /// ([RFC 5849 §3.5.1](https://www.rfc-editor.org/rfc/rfc5849#section-3.5.1) and
-    /// [§3.4.4](https://www.rfc-editor.org/rfc/rfc5849#section-3.4.4)): the signature is the encoded secret, `&`, and the
-    /// encoded token secret, which has to be empty, as there is no token. Other methods need the plain secret on our side.
+    /// [§3.4.4](https://www.rfc-editor.org/rfc/rfc5849#section-3.4.4)). The signature is the encoded secret, `&`, and the encoded
+    /// token secret. The latter has to be empty, because there is no token. Other methods would need the plain secret here.
     fn plaintext(list: &[u8]) -> Option<Self> {
         let (mut consumer, mut method, mut signature) = (None, None, None);
         let (mut version, mut token) = (None, None);
@@ -84,7 +83,8 @@ impl Credentials {
                 b"oauth_token" => &mut token,
                 _ => continue,
             };
-            // Percent-encoding leaves no backslash; one that is there could be itself, or HTTP's escape of what follows.
+            // Percent-encoded text has no backslash. A backslash here could be a character of its own, or HTTP's escape of the
+            // next one.
             let is_plain = !value.contains(&b'\\');
             once(seen, is_plain.then(|| percent_decode(value).collect())?)?;
         }
@@ -98,7 +98,7 @@ impl Credentials {
         Self::of(consumer?, [percent_decode(secret).collect()])
     }
 
-    /// No secret is longer than [`SecretLimits`] allow: what is, costs neither a hash nor the room to wait for one.
+    /// Drops values that are longer than [`SecretLimits`] allow, so that they cost neither a hash nor a place in the queue.
     fn of<const N: usize>(key: Vec<u8>, readings: [Vec<u8>; N]) -> Option<Self> {
         let key = ConsumerKey::parse(&String::from_utf8(key).ok()?).ok()?;
         let could_be = |reading: &Vec<u8>| reading.len() <= SecretLimits::default().max;
@@ -107,7 +107,7 @@ impl Credentials {
     }
 }
 
-/// Keeps a value that has not been seen before: another program could read the other one of two.
+/// Keeps a value. None if there was one before: another program could use the other one.
 fn once(seen: &mut Option<Vec<u8>>, value: Vec<u8>) -> Option<()> {
     seen.replace(value).is_none().then_some(())
 }
@@ -131,7 +131,7 @@ fn parameter(list: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
         is_end
     })?;
     let (value, rest) = (&quoted[..end], quoted[end + 1..].trim_ascii_start());
-    // A name is a token: else what stands before it would vanish, as a parameter without its quotes.
+    // A name has to be a token. Otherwise an unquoted parameter before it would count as a part of the name, and be ignored.
     let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
     let is_sound = !name.is_empty() && name.iter().all(is_token) && (rest.is_empty() || rest.starts_with(b","));
     is_sound.then(|| (name, value, after_commas(rest)))
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn plaintext_is_read_however_it_is_written() {
+    fn plaintext_is_read_in_every_valid_form() {
         let (k, m, s) = (
             &format!(r#"oauth_consumer_key="{KEY}""#),
             r#"oauth_signature_method="PLAINTEXT""#,
@@ -261,22 +261,22 @@ mod tests {
             format!("{k} \t,\t {m}\t,{s}"),
             format!(r#"{k}, {m}, {s}, oauth_timestamp="1800000000", oauth_nonce="4711", oauth_version="1.0""#),
             format!(r#"oauth_token="", {k}, {m}, {s}"#),
-            // Encoded more than it has to be.
+            // More is encoded than has to be.
             format!(r#"oauth%5Fconsumer_key="{}", {m}, {s}"#, KEY.replace('-', "%2D")),
             format!(r#"{k}, oauth_signature%5fmethod="%50LAINTEXT", oauth_version="1%2E0", {s}"#),
-            // And less.
+            // Less is encoded.
             format!(r#"{k}, {m}, oauth_signature="secret&""#),
-            // What RFC 9110 says of lists and parameters: white space around `=`, empty elements.
+            // RFC 9110 allows white space around `=`, and empty elements.
             format!(r#"{k}, {m}, oauth_signature = "secret%26""#),
             format!(",, {k} , , {m},{s}, "),
-            // Parameters that are none of ours, with all that a quoted string may hold.
+            // Other parameters, with all that a quoted string may hold.
             format!(r#"realm="Photos", {k}, {m}, {s}"#),
             format!(r#"{k}, realm="a, b", {m}, {s}"#),
             format!(r#"realm="a, oauth_token=\"nonempty\", b", {k}, {m}, {s}"#),
             format!(r#"realm="ends with a backslash\\", {k}, {m}, {s}"#),
             format!(r#"realm="", {k}, {m}, {s}"#),
             format!("realm=\"ü\u{1F3B7} = ;\", {k}, {m}, {s}"),
-            // Names are compared as they are: RFC 5849 says so.
+            // RFC 5849: names are case-sensitive.
             format!(r#"OAUTH_TOKEN="another parameter", {k}, {m}, {s}"#),
         ] {
             assert_eq!(oauth(&list), Some(key_and("secret")), "{list}");
@@ -293,7 +293,7 @@ mod tests {
         let with_method = |method: &str| format!(r#"{k}, oauth_signature_method="{method}", {s}"#);
         let signed = |signature: &str| format!(r#"{k}, {m}, oauth_signature="{signature}""#);
         for list in [
-            // A method that needs the plain secret on our side, or is none.
+            // Methods that need the plain secret here, or do not exist.
             with_method("HMAC-SHA1"),
             with_method("HMAC-SHA256"),
             with_method("RSA-SHA1"),
@@ -305,7 +305,7 @@ mod tests {
             signed("secret&token-secret"),
             signed("se%26cret%26"),
             signed("secret%26%26"),
-            // No end of the secret.
+            // No `&` after the secret.
             signed("secret"),
             signed(""),
             // Missing.
@@ -314,7 +314,7 @@ mod tests {
             format!("{k}, {m}"),
             String::new(),
             ",".into(),
-            // Twice, also if it is the same, or written otherwise.
+            // A parameter twice, also with the same value, or in another encoding.
             format!("{k}, {k}, {m}, {s}"),
             format!("{k}, {m}, {s}, {s}"),
             format!(r#"{k}, {m}, {s}, oauth_signature%5Fmethod="PLAINTEXT""#),
@@ -335,7 +335,7 @@ mod tests {
             format!("'{k}', {m}, {s}"),
             s.trim_end_matches('"').into(),
             format!("{k}, {m}, oauth_signature=\"secret%26"),
-            // What one reader skips, another takes for a parameter.
+            // Text that one parser skips and another takes for a parameter.
             format!(r#"x, oauth_token="nonempty", {k}, {m}, {s}"#),
             format!(r#"realm="x" oauth_token="nonempty", {k}, {m}, {s}"#),
             format!(r#"realm="x\", {k}, {m}, {s}"#),
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_longer_than_any_secret_is_none() {
+    fn a_value_longer_than_any_secret_is_dropped() {
         let (longest, longer) = ("x".repeat(512), "x".repeat(513));
         let list = |secret: &str| {
             format!(r#"oauth_consumer_key="{KEY}", oauth_signature_method="PLAINTEXT", oauth_signature="{secret}%26""#)
@@ -399,6 +399,6 @@ mod tests {
         let pair = |secret: &str| read(&[&basic(&format!("{KEY}:{secret}"))]);
         assert_eq!([pair(&longest), oauth(&list(&longest)), form(&body(&longest))], [(); 3].map(|()| Some(key_and(&longest))));
         assert_eq!([pair(&longer), oauth(&list(&longer)), form(&body(&longer))], [None, None, None]);
-        assert_eq!(pair(&"%78".repeat(512)), Some(key_and(&longest)), "literally it is too long");
+        assert_eq!(pair(&"%78".repeat(512)), Some(key_and(&longest)), "the literal value is too long");
     }
 }

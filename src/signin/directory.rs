@@ -1,7 +1,7 @@
 //! All records in memory, and whether they can be trusted.
 //!
-//! One lock holds both, so that records are never read under the trust of others. The follower alone changes what is trusted;
-//! a lookup in the store may only bring a record up to date.
+//! One lock protects both, so that records and trust always belong together. Only the follower changes the trust. A lookup in the
+//! store may only update a record.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -16,8 +16,8 @@ use crate::consumer::{ConsumerKey, Fingerprint, Phc, Record};
 use crate::hashing::KnownHash;
 use crate::store::{Change, Head};
 
-/// Checks of one key that may wait for their turn. Checks with the right secret wait for one hash, not for one each. Guesses at
-/// one key take no turns of others.
+/// The most checks of one key that wait for a hash. Checks with the right secret wait for one hash together. Guesses at one key
+/// take no places of other keys.
 const QUEUE_PER_KEY: usize = 64;
 
 /// The records of a store. They count only while they [are current](Self::is_current).
@@ -31,9 +31,9 @@ struct State {
     trust: Trust,
     /// The head of the feed that the follower saw last.
     seen: Option<Head>,
-    /// Why the follower's last question had no answer.
+    /// Why the follower's last read failed.
     failure: Option<String>,
-    /// Counts how often reading all records began.
+    /// Counts the loads of all records.
     load_id: u64,
     is_loading: bool,
 }
@@ -41,19 +41,17 @@ struct State {
 /// What is trusted.
 #[derive(Clone, Copy)]
 enum Trust {
-    /// Not memory: all records have to be read first. Lookups in the store count.
+    /// Lookups in the store. Memory is not, because all records have to be read first.
     Loading,
-    /// Not memory: no controller has compared the records with their objects in this epoch. Lookups find the same.
+    /// Nothing: no installation has verified its records in this epoch. A lookup shows the same.
     Unverified,
-    /// Nothing: the store has gone back within its epoch. Lookups count again once a controller verifies the records later than
-    /// `last_verification`.
+    /// Nothing: the feed went back within its epoch. Lookups count again after a verification later than `last_verification`.
     GoneBack { last_verification: i64 },
-    /// Memory, for a while: at some moment after `at` it held what the store held. The clock is monotonic, so that it cannot be
-    /// set back.
+    /// Memory, for a while: at a moment after `at` it was equal to the store. The clock is monotonic, so it cannot be set back.
     Fresh { at: Instant },
 }
 
-/// Why what a store says does not count.
+/// Why an answer of the store does not count.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Distrusted {
     /// Cause: the store's URL leads to a server that was replaced by a failover.
@@ -66,38 +64,38 @@ pub(super) enum Distrusted {
     Unverified,
 }
 
-/// How the feed goes on.
+/// What to read next from the feed.
 pub(super) enum Feed {
-    /// From where it was.
+    /// The changes after the last one.
     Continues,
-    /// All records have to be read again.
+    /// All records again.
     Reload,
-    /// The same, because the store has gone back within its epoch.
+    /// All records again: the feed went back within its epoch.
     WentBack,
-    /// The same, because the store has begun another epoch.
+    /// All records again: a new epoch has begun.
     NewEpoch,
 }
 
-/// What a sign-in needs to know of a record.
+/// The part of a record that a sign-in needs.
 pub(super) struct Entry {
-    /// The feed's head at which it was last changed.
+    /// The sequence of its last change.
     pub(super) sequence: i64,
-    /// Whether its controller has verified it.
+    /// Whether its installation has verified it.
     pub(super) verified: bool,
-    /// Who signs in with the right secret; none unless the record allows it.
+    /// The consumer that signs in with the right secret. None unless the record allows it.
     pub(super) consumer: Option<Consumer>,
     hash: Option<KnownHash>,
-    /// Made for the first check: most records have none, and a queue takes 80 bytes.
+    /// Created when it is needed: most records have none, and a queue takes 80 bytes.
     queue: OnceLock<Box<Queue>>,
 }
 
-/// The checks of one key that need a hash: one at a time has its turn.
+/// The checks of one key that need a hash. They run one at a time.
 struct Queue {
     places: Semaphore,
     turn: Mutex<()>,
 }
 
-/// Who signed in, as it is said in headers.
+/// The consumer that signed in, as values of headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Consumer {
     pub key: HeaderValue,
@@ -108,7 +106,7 @@ pub struct Consumer {
 
 struct Held {
     entry: Arc<Entry>,
-    /// The load that brought it.
+    /// The last load that contained it.
     load_id: u64,
 }
 
@@ -121,12 +119,12 @@ impl Directory {
         Self { state: RwLock::new(state), max_staleness }
     }
 
-    /// Whether it held what the store held, no longer ago than `--max-staleness`.
+    /// Whether memory was equal to the store no longer than `--max-staleness` ago.
     pub fn is_current(&self) -> bool {
         self.state.read().trust.is_fresh(self.max_staleness)
     }
 
-    /// The same with what is missing, for probes.
+    /// The same for probes, with what is missing.
     pub fn check(&self) -> Result<(), String> {
         let state = self.state.read();
         match (&state.failure, state.trust) {
@@ -155,11 +153,11 @@ impl Directory {
         (entry, trust.is_fresh(self.max_staleness))
     }
 
-    /// Takes in what a lookup in the store has shown of a key, so that no later answer is older. Answers what is known of the key
-    /// then; none if it is removed.
+    /// Updates a record from a lookup in the store, so that no later answer is older. Returns what is known of the key then. None
+    /// if it is removed.
     ///
-    /// Only a record that is held is changed: another one may be gone by now, and the feed would not say so again. A removed one
-    /// stays until the feed has come as far, because until then the feed may bring an older version of it.
+    /// Only a record in memory is updated: another one may be deleted by now, and the feed would not report that again. A removed
+    /// record stays until the feed reaches it, because the feed may still bring an older version.
     pub(super) fn learn(&self, at: &Head, change: Option<Change>) -> Result<Option<Arc<Entry>>, Distrusted> {
         let mut state = self.state.write();
         if state.has_seen_later_than(at) {
@@ -170,7 +168,7 @@ impl Directory {
         }
         let Some(change) = change else { return Ok(None) };
         let is_removed = change.stored.record.is_removed();
-        // Records of another epoch have other numbers.
+        // Sequences of different epochs cannot be compared.
         let is_same_epoch = state.seen.as_ref().is_some_and(|seen| seen.epoch == at.epoch);
         let held = state.entries.get_mut(&change.stored.record.consumer_key).filter(|_| is_same_epoch);
         let Some(held) = held else { return Ok((!is_removed).then(|| Arc::new(Entry::new(change, None)))) };
@@ -183,11 +181,11 @@ impl Directory {
         Ok((!is_removed).then(|| held.entry.clone()))
     }
 
-    /// Takes in where the feed stands. All changes up to `applied` have been taken in before.
+    /// Updates the head of the feed. All changes up to `applied` are in memory.
     pub(super) fn advance(&self, head: &Head, applied: i64) -> Result<Feed, Distrusted> {
         let state = self.state.upgradable_read();
         if state.seen.as_ref() == Some(head) && state.failure.is_none() {
-            return Ok(Feed::Continues); // The usual answer: checks do not wait for it.
+            return Ok(Feed::Continues); // The usual case. It needs no write lock, so checks do not wait.
         }
         let mut state = RwLockUpgradableReadGuard::upgrade(state);
         if state.has_seen_later_than(head) {
@@ -216,8 +214,8 @@ impl Directory {
         Ok(feed)
     }
 
-    /// Takes in changes from the feed. What is known already to be newer stays. What is removed takes no memory: a key that is not
-    /// here is looked up in the store.
+    /// Applies changes from the feed. A newer version in memory stays. Removed records are dropped: a key that is not in memory
+    /// is looked up in the store.
     pub(super) fn apply(&self, changes: Vec<Change>) {
         if changes.is_empty() {
             return;
@@ -238,13 +236,13 @@ impl Directory {
         }
     }
 
-    /// All changes up to this head, which was asked for at `asked`, have been taken in. Answers whether that ended a load.
+    /// Call this when all changes up to this head are applied; its read began at `asked`. Returns whether that ended a load.
     pub(super) fn finish(&self, head: &Head, asked: Instant) -> bool {
         let mut state = self.state.write();
         let State { entries, is_loading, load_id, trust, .. } = &mut *state;
         let has_loaded = std::mem::take(is_loading);
         if has_loaded {
-            // What the load did not bring is gone from the store.
+            // A record that the load did not contain is gone from the store.
             entries.retain(|_, held| held.load_id == *load_id);
             entries.shrink_to_fit();
         }
@@ -256,7 +254,7 @@ impl Directory {
         has_loaded
     }
 
-    /// The follower's question had no answer. What was fresh stays so for as long as it may.
+    /// Call this when the follower's read failed. Memory stays fresh until it is too old.
     pub(super) fn fail(&self, why: String) {
         self.state.write().failure = Some(why);
     }
@@ -281,7 +279,7 @@ impl Trust {
 // === impl Entry ===
 
 impl Entry {
-    /// A record, with what is known of its hash: a secret that fits a hash fits it in the next version of the record, too.
+    /// An entry that keeps the known secret of the entry before, if the hash is the same.
     fn new(change: Change, before: Option<&Self>) -> Self {
         let Change { sequence, stored, verified } = change;
         let known = before.and_then(|before| before.hash.as_ref());
@@ -289,7 +287,7 @@ impl Entry {
             Some(known) if known.phc() == phc => known.clone(),
             _ => KnownHash::from(phc.clone()),
         });
-        // Headers are kept only of consumers that may sign in.
+        // Only consumers that may sign in need headers.
         let consumer = if stored.allows_signin() { Consumer::of(&stored.record) } else { None };
         Self { sequence, verified, consumer, hash, queue: OnceLock::new() }
     }
@@ -304,14 +302,13 @@ impl Entry {
         self.hash.as_ref().map(KnownHash::phc)
     }
 
-    /// This secret fits the hash.
     pub(super) fn remember(&self, secret: Fingerprint) {
         if let Some(hash) = &self.hash {
             hash.remember(secret);
         }
     }
 
-    /// Waits for the turn to have a hash computed for this key. None if too many wait already.
+    /// Waits until a hash may be computed for this key. None if too many checks wait already.
     pub(super) async fn turn(&self) -> Option<(SemaphorePermit<'_>, MutexGuard<'_, ()>)> {
         let queue = self.queue.get_or_init(|| Box::new(Queue { places: Semaphore::new(QUEUE_PER_KEY), turn: Mutex::default() }));
         let place = queue.places.try_acquire().ok()?;
@@ -322,9 +319,9 @@ impl Entry {
 // === impl Consumer ===
 
 impl Consumer {
-    /// None for what no header can say. The schema admits no such thing; half an answer would be worse than none.
+    /// None if a value does not fit into a header, which the schema rules out. An answer with a missing header would be wrong.
     fn of(record: &Record) -> Option<Self> {
-        // Names are any text; keys and namespaces are plain ASCII already.
+        // A name may be any text. Keys and namespaces are ASCII.
         let name = utf8_percent_encode(&record.profile.name, NON_ALPHANUMERIC).to_string();
         Some(Self {
             key: HeaderValue::from_str(record.consumer_key.as_str()).ok()?,
@@ -344,7 +341,7 @@ mod tests {
         Head { sequence, reload: last_verification, last_verification, epoch, verified: last_verification > 0 }
     }
 
-    /// Follows the feed to this head; answers whether memory and lookups count then.
+    /// Follows the feed to this head. Returns whether memory and lookups count then.
     fn follow(directory: &Directory, to: &Head) -> (bool, bool) {
         while !matches!(directory.advance(to, 0).unwrap(), Feed::Continues) {}
         directory.finish(to, Instant::now());
@@ -352,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_and_lookups_count_when_a_controller_has_compared_the_records() {
+    fn memory_and_lookups_count_when_a_controller_has_verified_the_records() {
         let directory = Directory::new(Duration::from_mins(1));
         assert!(!directory.is_current(), "nothing was read");
         assert_eq!(follow(&directory, &head("first", 5, 0)), (false, false));
@@ -363,18 +360,18 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_went_back_counts_when_it_was_compared_after_that() {
+    fn a_store_that_went_back_counts_after_a_new_verification() {
         let directory = Directory::new(Duration::from_mins(1));
         let before = head("first", 9, 8);
         assert_eq!(follow(&directory, &before), (true, true));
         assert_eq!(follow(&directory, &head("first", 4, 3)), (false, false));
-        assert!(directory.learn(&before, None).is_err(), "nor does a lookup from before");
-        assert_eq!(follow(&directory, &head("first", 5, 3)), (false, false), "a change alone is no comparison");
+        assert!(directory.learn(&before, None).is_err(), "a lookup from before does not count either");
+        assert_eq!(follow(&directory, &head("first", 5, 3)), (false, false), "a change is no verification");
         assert_eq!(follow(&directory, &head("first", 6, 6)), (true, true));
     }
 
     #[test]
-    fn memory_is_current_for_as_long_as_it_may_be_stale() {
+    fn memory_is_current_only_within_its_max_staleness() {
         let directory = Directory::new(Duration::ZERO);
         assert_eq!(follow(&directory, &head("first", 1, 1)), (false, true));
         assert!(directory.check().is_err_and(|why| why.contains("not confirmed")));

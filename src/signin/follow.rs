@@ -1,8 +1,8 @@
-//! Follows the store's feed, so that the directory holds what the store holds.
+//! Follows the store's feed, so that the directory is equal to the store.
 //!
-//! Notifications and pauses only say when to ask. Only an answer makes the directory fresh: it says where the feed stood after
-//! the question was sent, and all that changed up to there, in one read.
-//! So lost notifications, poolers, half-open connections and slow processes make it slower or stop it, and never make it wrong.
+//! Notifications and pauses only decide when to read. Only a read makes the directory fresh: it returns the head of the feed, and
+//! all changes up to it, at one moment. So lost notifications, poolers, broken connections and slow processes can delay or stop
+//! the directory, but not make it wrong.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -17,20 +17,20 @@ use crate::telemetry::Metrics;
 /// Records read at a time.
 const PAGE: u32 = 1_000;
 
-/// Questions per `--max-staleness` at least: a few may be lost before the directory is too old.
+/// The fewest reads per `--max-staleness`: a few may fail before the directory is too old.
 const QUESTIONS: u32 = 4;
 
-/// How long a question may take. After that another connection is tried.
+/// How long a read may take. After that another connection is tried.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The pause after a question without an answer, and while there is no store yet.
+/// The pause after a failed read, and while the store is not open yet.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// Follows the feed; the only one who changes what the directory trusts.
+/// Follows the feed. Nothing else changes the trust of the directory.
 pub(super) struct Follower {
     directory: Arc<Directory>,
     metrics: Arc<Metrics>,
-    /// The last change that was taken in.
+    /// The sequence of the last applied change.
     applied: i64,
 }
 
@@ -92,7 +92,7 @@ impl Follower {
             self.directory.apply(changes);
             self.applied = last;
             if last < head.sequence {
-                // There may be more, or the rest of the way are changes without a record.
+                // There may be more records, or the last changes were deletions, which show no record.
                 continue;
             }
             if self.directory.finish(&head, asked) {

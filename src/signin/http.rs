@@ -27,7 +27,7 @@ const CLOSE: HeaderValue = HeaderValue::from_static("close");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"OAuth consumers\", charset=\"UTF-8\"");
 
-/// The largest form that is read, in bytes: a key and a secret have at most 128 and 512, each up to three when encoded.
+/// The largest form that is read, in bytes. A key has at most 128 bytes and a secret 512. Encoding makes up to three of each.
 const FORM_BYTES: usize = 8 * 1024;
 
 /// How long a client may take to send its form.
@@ -76,8 +76,8 @@ async fn check(
     if is_left_unread { closing(response) } else { response }
 }
 
-/// Whether the credentials are in the body. They are only in a form that is posted to the check itself: any other request is one
-/// that a gateway forwards. They are not if there is a header, because one request has one kind of credentials.
+/// Whether the credentials are in the body: only in a form that is posted to `/signin` itself, because gateways forward all other
+/// requests. Not beside an `Authorization` header, because a request has one kind of credentials.
 fn sends_form(method: &Method, path: &str, headers: &HeaderMap) -> bool {
     let is_form = |value: &HeaderValue| {
         let media_type = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
@@ -89,8 +89,8 @@ fn sends_form(method: &Method, path: &str, headers: &HeaderMap) -> bool {
         && headers.get(header::CONTENT_TYPE).is_some_and(is_form)
 }
 
-/// Copies what it reads: a piece of a body keeps the whole buffer that it was received in, and a client chooses how small the
-/// pieces are.
+/// Reads a form into a buffer of its own. A piece of a body keeps its whole receive buffer, and a client can make the pieces
+/// small.
 async fn form(body: Body) -> Result<Option<Credentials>, StatusCode> {
     if body.size_hint().lower() > FORM_BYTES as u64 {
         return Err(StatusCode::PAYLOAD_TOO_LARGE);
@@ -116,7 +116,7 @@ fn error(status: StatusCode, header: (HeaderName, HeaderValue), body: &'static s
     no_store((status, [header, (header::CONTENT_TYPE, JSON)], body).into_response())
 }
 
-/// The same for every refusal, so that it does not tell which keys exist or why they do not work.
+/// The same answer to every refusal, so that it does not show which keys exist or why a check fails.
 fn refused() -> Response {
     error(StatusCode::UNAUTHORIZED, (header::WWW_AUTHENTICATE, CHALLENGE), "{\"error\":\"invalid_client\"}\n")
 }
@@ -135,7 +135,7 @@ fn no_store(mut response: Response) -> Response {
     response
 }
 
-/// The connection ends with a body that is not read. The header says so, because a gateway would use the connection again.
+/// The connection ends, because its body was not read. Without this header, a gateway would use the connection again.
 fn closing(mut response: Response) -> Response {
     response.headers_mut().insert(header::CONNECTION, CLOSE);
     response
@@ -166,7 +166,7 @@ mod tests {
         Body::from_stream(stream::iter(pieces.map(Ok::<_, std::io::Error>)))
     }
 
-    /// A byte in a buffer of its own, which says how many of those there are.
+    /// A byte in a buffer of its own, and the count of these buffers.
     struct Piece(u8, Arc<AtomicUsize>);
 
     impl AsRef<[u8]> for Piece {
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_form_that_does_not_arrive_is_given_up() {
+    async fn a_form_that_does_not_arrive_times_out() {
         let cheap = HashCost { memory: 32, passes: 1, lanes: 1 };
         let (metrics, hashing) = (Arc::new(Metrics::default()), HashPool::new(1, cheap).unwrap());
         let verifier = Verifier::new(Arc::new(OnceLock::new()), Settings::default(), hashing, metrics.clone()).await.unwrap();

@@ -1,7 +1,7 @@
-//! How fast a caller may guess.
+//! Limits how fast a caller may guess, with token buckets.
 //!
-//! Token buckets. A check takes a token before it costs a hash, and gives it back when it turns out to be good: so guesses that
-//! run side by side count, too. The crate `governor` has no way to give back, so the buckets are our own.
+//! A check takes a token before it computes a hash, and returns the token unless it is refused. So parallel guesses count, too.
+//! The crate `governor` cannot return tokens, so the buckets are our own.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -9,19 +9,19 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// Buckets kept per kind at most, some 10 MB. Callers that have not missed for a while need none.
+/// The most buckets of a kind, about 10 MB. A caller without recent misses needs none.
 const MAX_BUCKETS: usize = 100_000;
 
-/// Misses a caller may have at once, and how many come back a second.
+/// How many misses (refused checks) a caller may have.
 #[derive(Clone, Copy, Debug)]
 pub struct Rate {
-    /// At once; 0 is no limit.
+    /// Misses at once; 0 is no limit.
     pub burst: u32,
-    /// A second.
+    /// Misses that come back per second.
     pub refill: u32,
 }
 
-/// A bucket for each of those who share an allowance.
+/// A bucket for each caller, or for each caller and key.
 pub(super) struct Buckets<K> {
     rate: Rate,
     buckets: Mutex<HashMap<K, Bucket>>,
@@ -51,7 +51,7 @@ impl<K: Hash + Eq + Clone> Buckets<K> {
         Self { rate, buckets: Mutex::default() }
     }
 
-    /// Whether there is no token left, and until when.
+    /// Fails if no token is left.
     pub(super) fn check(&self, who: &K) -> Result<(), Exhausted> {
         self.buckets.lock().get(who).map_or(Ok(()), |bucket| bucket.check(self.rate, Instant::now()))
     }
@@ -65,7 +65,7 @@ impl<K: Hash + Eq + Clone> Buckets<K> {
         let (who, now) = (&reservation.who, Instant::now());
         let mut buckets = self.buckets.lock();
         if buckets.len() >= MAX_BUCKETS && !buckets.contains_key(who) {
-            // A full bucket is as good as none. If guesses come from this many callers, none of them is slowed down by this.
+            // A full bucket has no effect. If so many callers guess, limits per caller do not slow them down anyway.
             buckets.retain(|_, bucket| bucket.level(self.rate, now) < f64::from(self.rate.burst));
             if buckets.len() >= MAX_BUCKETS {
                 buckets.clear();
@@ -81,7 +81,7 @@ impl<K: Hash + Eq + Clone> Buckets<K> {
 // === impl Reservation ===
 
 impl<K: Hash + Eq> Reservation<'_, K> {
-    /// It was no miss: the token goes back.
+    /// Returns the token: the check was no miss.
     pub(super) fn forgive(self) {
         if let Some(bucket) = self.buckets.buckets.lock().get_mut(&self.who) {
             bucket.tokens += 1.0;
@@ -110,7 +110,7 @@ mod tests {
     const NEVER: Rate = Rate { burst: 3, refill: 0 };
 
     #[test]
-    fn misses_run_out_and_callers_do_not_pay_for_each_other() {
+    fn each_caller_has_a_limit_of_its_own() {
         let misses = Buckets::new(NEVER);
         for _ in 0..3 {
             assert!(misses.reserve("alice").is_ok());
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_no_miss_is_given_back() {
+    fn a_check_that_was_no_miss_returns_its_token() {
         let misses = Buckets::new(NEVER);
         for _ in 0..100 {
             assert!(misses.reserve("alice").map(Reservation::forgive).is_ok());
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_come_back_and_no_more_than_there_were() {
+    fn tokens_come_back_up_to_the_burst() {
         let rate = Rate { burst: 2, refill: 10 };
         let now = Instant::now();
         let empty = Bucket { tokens: 0.0, at: now };
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_can_make_it_grow_without_end() {
+    fn the_number_of_buckets_is_bounded() {
         let misses = Buckets::new(NEVER);
         assert!((0..300_000).all(|caller| misses.reserve(caller).is_ok()));
         assert!(misses.buckets.lock().len() <= MAX_BUCKETS);

@@ -1,10 +1,11 @@
-//! The sign-in check: credentials from a request, held against the store's records.
+//! The sign-in check: compares the credentials of a request with the store's records. It needs the store, but no Kubernetes.
 //!
-//! Knows nothing of Kubernetes: it runs wherever the store can be reached. Each process holds all records in memory and follows
-//! the store's feed. It answers from memory only while the store has confirmed, a moment ago, that memory is current.
+//! Each process holds all records in memory and follows the store's feed. It uses memory only while the store has recently
+//! confirmed that memory is current.
 //!
-//! Memory alone only says yes, and only to a secret that it has seen fit the record's hash. All else is looked up in the store, so a
-//! fresh approval works in every process at once. Beyond the rate of lookups, memory answers while it is current.
+//! Memory alone can only allow a sign-in, and only with a secret that is known to fit the record's hash. All other checks look
+//! the record up in the store, so a new approval works in every process at once. Above a rate of lookups, they use memory while
+//! it is current.
 
 mod caller;
 mod credentials;
@@ -29,7 +30,6 @@ pub use port::port;
 pub use tls::{Certificate, CertificateError};
 pub use verify::{CheckResult, Verifier};
 
-/// What the sign-in check is told.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// How long ago the store may have confirmed that memory is current.
@@ -38,7 +38,7 @@ pub struct Settings {
     pub misses_by_caller: Rate,
     /// Refused checks of one caller with one key.
     pub misses_by_key: Rate,
-    /// Proxies whose `X-Forwarded-For` is believed.
+    /// Proxies whose `X-Forwarded-For` is used.
     pub trusted_proxies: Vec<IpNet>,
 }
 

@@ -28,7 +28,7 @@ struct Loaded {
     pem: Pem,
 }
 
-/// What was in the files: when it changes, it is loaded.
+/// The contents of the files, to notice changes.
 #[derive(PartialEq, Eq)]
 struct Pem {
     chain: Vec<u8>,
@@ -52,15 +52,13 @@ pub enum CertificateError {
 // === impl Certificate ===
 
 impl Certificate {
-    /// Loads a certificate.
     pub fn load(chain_file: PathBuf, key_file: PathBuf) -> Result<Self, CertificateError> {
         let pem = Pem::read(&chain_file, &key_file)?;
         let config = configure(&pem, &chain_file, &key_file)?;
         Ok(Self { chain_file, key_file, current: RwLock::new(Loaded { config, pem }) })
     }
 
-    /// Loads it anew whenever its files have changed. What cannot be used is said, and the certificate
-    /// that was there before stays.
+    /// Loads the files again whenever they change. Logs an error in them, and keeps the certificate in use.
     pub async fn follow_files(&self) {
         let mut period = interval(RELOAD_PERIOD);
         period.set_missed_tick_behavior(MissedTickBehavior::Delay);

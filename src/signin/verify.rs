@@ -1,4 +1,4 @@
-//! May this consumer sign in? Memory says yes at once to a secret that it knows. All others cost a lookup in the store and a hash.
+//! Checks credentials. Memory allows a known secret at once. All others cost a lookup in the store and a hash.
 
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
@@ -22,15 +22,15 @@ use crate::telemetry::Metrics;
 /// Hashes that may wait per thread: together they take less than two seconds.
 const QUEUE_PER_THREAD: usize = 48;
 
-/// How long a check may wait for its turn among those of one key.
+/// How long a check may wait for other checks of the same key.
 const TURN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Lookups in the store, a second, for what memory does not allow.
+/// The rate of lookups in the store, for checks that memory does not allow.
 const LOOKUP_RATE: Rate = Rate { burst: 200, refill: 200 };
 
 /// Checks credentials against the store's records.
 pub struct Verifier {
-    /// Empty until the store could be opened.
+    /// Empty until the store is open.
     store: Arc<OnceLock<Arc<dyn ConsumerStore>>>,
     directory: Arc<Directory>,
     settings: Settings,
@@ -57,7 +57,7 @@ pub enum CheckResult {
     Unavailable,
 }
 
-/// Why it cannot be told.
+/// Why a check has no result.
 #[derive(Debug, thiserror::Error)]
 enum CheckError {
     #[error("the store is not open yet")]
@@ -81,10 +81,10 @@ enum CheckError {
 // === impl Verifier ===
 
 impl Verifier {
-    /// A verifier over this store, once there is one. It has to [follow](Self::follow) the store to be fast.
+    /// A verifier for this store, which may be opened later. Run [`follow`](Self::follow), or each check costs a lookup.
     ///
     /// # Errors
-    /// When the decoy cannot be hashed.
+    /// If the decoy cannot be hashed.
     pub async fn new(
         store: Arc<OnceLock<Arc<dyn ConsumerStore>>>,
         settings: Settings,
@@ -106,12 +106,10 @@ impl Verifier {
         })
     }
 
-    /// The proxies that say for whom they ask.
     pub(super) fn trusted_proxies(&self) -> &[IpNet] {
         &self.settings.trusted_proxies
     }
 
-    /// The records in memory.
     pub fn directory(&self) -> Arc<Directory> {
         self.directory.clone()
     }
@@ -127,11 +125,11 @@ impl Verifier {
         follower.run(self.store.clone(), self.settings.max_staleness).await;
     }
 
-    /// Checks credentials. A failure to find out is never a yes, and never a no.
+    /// Checks credentials. A check that fails neither allows nor refuses: it is [`CheckResult::Unavailable`].
     ///
-    /// But for secrets that are known to be right, a key that was issued costs one hash, whatever the answer, so that time
-    /// does not tell a disapproved consumer from a wrong secret. A key that never was, or whose consumer is removed, is refused at
-    /// once: keys are too long to guess.
+    /// Unless the secret is known to be right, a check of an issued key costs one hash. So the time does not tell a disapproved
+    /// consumer from a wrong secret. An unknown key, or one of a removed consumer, is refused at once: keys are too long to
+    /// guess.
     pub async fn check(&self, credentials: Credentials, caller: Caller) -> CheckResult {
         let presented: Vec<_> = credentials.secrets.iter().map(|secret| self.fingerprints.of(secret)).collect();
         let (entry, is_current) = self.directory.get(&credentials.key);
@@ -139,7 +137,7 @@ impl Verifier {
         if let Some(consumer) = known.filter(|_| is_current) {
             return CheckResult::Allowed(consumer.clone());
         }
-        // A client with the right secret does not guess, even if the store has to be asked whether it still signs in.
+        // A known secret is no guess, even if the store has to confirm that its consumer may still sign in.
         if known.is_none()
             && let Err(Exhausted(pause)) = self.misses_by_caller.check(&caller)
         {
@@ -154,7 +152,7 @@ impl Verifier {
         })
     }
 
-    /// For what memory does not allow: a lookup, the turn of the key, and a hash.
+    /// A check that memory does not allow: a lookup, a wait for other checks of the key, and a hash.
     async fn check_in_store(
         &self,
         credentials: Credentials,
@@ -198,8 +196,8 @@ impl Verifier {
         Ok(CheckResult::Refused)
     }
 
-    /// What is known of a key. The store is asked, so that a fresh approval works everywhere at once. While memory is current, it
-    /// answers what goes beyond the rate of lookups.
+    /// The entry of a key, from the store, so that a new approval works everywhere at once. Above the rate of lookups it comes
+    /// from memory, while memory is current.
     async fn lookup(&self, key: &ConsumerKey) -> Result<Option<Arc<Entry>>, CheckError> {
         let (entry, is_current) = self.directory.get(key);
         if is_current && self.lookups.reserve(()).is_err() {
@@ -208,7 +206,7 @@ impl Verifier {
         self.lookup_in_store(key).await
     }
 
-    /// What is known now of a key that was in this state before.
+    /// The entry of a key now, no older than `before`.
     async fn lookup_again(&self, key: &ConsumerKey, before: &Entry) -> Result<Option<Arc<Entry>>, CheckError> {
         match self.directory.get(key) {
             (Some(now), true) if now.sequence >= before.sequence => Ok(Some(now)),
@@ -220,14 +218,14 @@ impl Verifier {
         let asked = Instant::now();
         let (head, change) = self.store.get().ok_or(CheckError::NotOpen)?.by_key(key).await?;
         self.metrics.store_lookups.inc();
-        // As with memory: an answer is as old as its question.
+        // As with memory: an answer may be as old as its question.
         if asked.elapsed() > self.settings.max_staleness {
             return Err(CheckError::Late);
         }
         Ok(self.directory.learn(&head, change)?)
     }
 
-    /// Compares the secret with the hash, and then asks again whether the consumer may sign in.
+    /// Compares the secret with the hash, and then checks again whether the consumer may sign in.
     async fn hash(
         &self,
         credentials: Credentials,
@@ -259,8 +257,8 @@ impl Verifier {
         Ok(CheckResult::Allowed(consumer))
     }
 
-    /// Hashes a good secret anew if hashes cost more now than this one did. The write names the version that it replaces, so that
-    /// no other write is lost. Where the check may not write to the store, the hash stays as it is.
+    /// Replaces a hash that costs less than hashes do now. The write names the version that it replaces, so no other write is
+    /// lost. Where the check may not write to the store, the hash stays.
     fn renew(&self, entry: &Entry, credentials: Credentials, reading: usize) {
         let is_cheap = entry.phc().is_some_and(|phc| phc.costs_less_than(self.hashing.cost()));
         let (true, Some(store)) = (is_cheap, self.store.get().cloned()) else { return };

@@ -5,8 +5,8 @@ use std::os::unix::fs::MetadataExt;
 
 use super::OpenError;
 
-/// Which file a path named when it was opened. An open file outlives its name: what is read from it then is what another process
-/// left there, and what is written to it is lost.
+/// The file that a path named when it was opened. A file stays open when it is removed or replaced: then reads return old data,
+/// and writes are lost.
 pub(super) struct FileIdentity {
     path: String,
     device_and_inode: (u64, u64),

@@ -1,7 +1,7 @@
-//! The server's store of consumer records: one contract, kept by SQLite and by PostgreSQL.
+//! The store of the records: one trait, for SQLite and PostgreSQL.
 //!
-//! The schema is part of the interface and is documented in `docs/reference/store.md`: other programs may read it.
-//! Another backend is a file in this folder with its migrations, a line in [`open`], and one in the tests' `on_both_stores!`.
+//! The schema is part of the interface, because other programs may read it (`docs/reference/store.md`). A new backend needs a
+//! file in this folder with its migrations, a line in [`open`], and one in the tests' `on_both_stores!`.
 
 mod file;
 mod notifications;
@@ -24,11 +24,11 @@ pub use revoke::{RevokeError, revoke};
 ///
 /// # Writes
 /// 1. A write happens completely or not at all. After [`StoreError::Unavailable`] it is unknown which.
-/// 2. An owner has one record, and so has a key.
-/// 3. A write over a version happens if the record still has it. Its own version is one more.
-/// 4. A write over nothing happens if there is no record, the epoch is the one that was read, and [`Head::reload`] has not passed
-///    the [`Head::sequence`] that was read. Its version is one more than that sequence, so no earlier record of the owner had it.
-/// 5. Any row can be read. One that cannot be understood is not [`Stored::intact`].
+/// 2. An owner has at most one record, and a key belongs to at most one record.
+/// 3. A write over a version succeeds if the record still has this version. The new version is one more.
+/// 4. A write over nothing needs three things: no record, the same epoch as was read, and a [`Head::reload`] not above the
+///    [`Head::sequence`] that was read. Its version is one more than that sequence, so no earlier record of the owner had it.
+/// 5. Every row can be read. A row that cannot be understood is not [`Stored::intact`].
 ///
 /// # The feed
 /// A backend counts the changes of its rows, also those by other programs: SQL stores do so in triggers.
@@ -36,75 +36,77 @@ pub use revoke::{RevokeError, revoke};
 ///    [`Change::sequence`].
 /// 2. The order of these values is the order of commits. A reader that sees one sees all changes up to it.
 /// 3. A deletion raises the sequence, once for each row or once for a statement.
-/// 4. `reload` becomes the new sequence when a record is deleted, when its key changes, when a table is emptied without its rows
-///    being counted, and when a verification changes. A deleted tombstone only lifts it to its own sequence.
+/// 4. `reload` becomes the new sequence when a record is deleted, its key changes, a table is truncated, or a verification
+///    changes. A deleted tombstone raises it only to the tombstone's own sequence.
 /// 5. [`Head::last_verification`] becomes the new sequence when a verification changes.
-/// 6. A reader is told of changes soon ([`changed`](Self::changed)), and not of all: these are hints.
+/// 6. [`changed`](Self::changed) reports changes soon, but not all of them: it is a hint.
 ///
 /// # Epochs
-/// 1. The store begins another [`Epoch`] when it may have lost commits: when it was restored, has failed over, or cannot tell.
-/// 2. A verification counts in its own epoch alone.
-/// 3. A server that is behind, as a standby is, answers with an error.
+/// 1. The store begins another [`Epoch`] when it may have lost commits: after a restore or a failover, or if it cannot rule them
+/// out.
+/// 2. A verification counts only in its own epoch.
+/// 3. A server that is behind, for example a standby, answers with an error.
 #[async_trait]
 pub trait ConsumerStore: Send + Sync {
     /// The record of this object, tombstones included.
     async fn by_owner(&self, owner: &Owner) -> Result<Found, StoreError>;
 
-    /// The record with this key, tombstones included, and where the feed stood at that moment.
+    /// The record with this key, tombstones included, and the head of the feed at that moment.
     async fn by_key(&self, key: &ConsumerKey) -> Result<(Head, Option<Change>), StoreError>;
 
-    /// All records of a cluster but for tombstones, in one read.
+    /// All records of a cluster without tombstones, in one read.
     async fn live(&self, cluster_id: &str) -> Result<Vec<Stored>, StoreError>;
 
-    /// Writes a record if what it replaces is still there. Answers the record as it is now.
+    /// Writes a record if what it replaces is still there. Returns the written record.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] if it is not, [`StoreError::KeyInUse`] if another owner has the key.
     async fn write(&self, record: Record, replaces: Replaces, now: Timestamp) -> Result<Stored, StoreError>;
 
-    /// Drops a batch of a cluster's tombstones, the oldest first. Answers how many; fewer than a batch if none is left to drop.
+    /// Deletes a batch of a cluster's tombstones, the oldest first. Returns how many: fewer than a batch if none is left to
+    /// delete.
     async fn drop_tombstones(&self, cluster_id: &str, keep: &KeepTombstones) -> Result<usize, StoreError>;
 
-    /// Says that a controller runs, once more. The feed does not change.
+    /// Raises the beat of a controller that runs. The feed does not change.
     async fn check_in(&self, controller: &Controller, now: Timestamp) -> Result<(), StoreError>;
 
-    /// Says that the controller with this instance has ended.
+    /// Removes the controller with this instance, which has ended.
     async fn check_out(&self, instance: &str) -> Result<(), StoreError>;
 
-    /// The controllers that have checked in and not out, and how often each has checked in.
+    /// The controllers that have checked in and not out, each with its beat.
     async fn controllers(&self) -> Result<Vec<(Controller, i64)>, StoreError>;
 
-    /// How many records can sign in, of all clusters.
+    /// How many records let consumers in, of all clusters.
     async fn open_records(&self) -> Result<Vec<OpenRecords>, StoreError>;
 
-    /// Records that an installation in a cluster has compared all its records with their objects in this epoch. Until then they
-    /// admit no consumer.
+    /// Notes that an installation in a cluster has compared all its records with their objects in this epoch. Until then they let
+    /// no consumer in.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] if another epoch has begun.
     async fn verify(&self, cluster_id: &str, installation: &str, epoch: &Epoch) -> Result<(), StoreError>;
 
-    /// Whether it has, in the present epoch.
+    /// Whether the installation has verified its records in the current epoch.
     async fn is_verified(&self, cluster_id: &str, installation: &str) -> Result<bool, StoreError>;
 
-    /// Where the feed stands. Also tells whether the store answers at all.
+    /// The head of the feed. Also shows whether the store answers.
     async fn head(&self) -> Result<Head, StoreError>;
 
-    /// At most `limit` of the records that changed after this head, in the order of their changes, and where the feed stood
-    /// at that moment.
+    /// The first `limit` records that changed after this sequence, in the order of their changes, and the head of the feed at
+    /// that moment.
     async fn changes(&self, after: i64, limit: u32) -> Result<(Head, Vec<Change>), StoreError>;
 
-    /// Resolves when asking for changes is worth while. It may resolve without a change, and may miss some.
+    /// Resolves when there may be changes. It may resolve without a change, and may miss changes.
     async fn changed(&self);
 
     /// What is known to be wrong with [`changed`](Self::changed), and what to do about it.
     fn complaint(&self) -> Option<&'static str>;
 
-    /// Closes all connections, so that nothing is left to be written. SQLite then needs its `-wal` file no more.
+    /// Closes all connections. SQLite then no longer needs its `-wal` file.
     async fn close(&self);
 }
 
-/// A record, or its absence, and where the feed stood when it was read.
+/// A record or its absence, and the head of the feed when it was read.
 pub type Found = (Head, Option<Stored>);
 
 /// What a write replaces.
@@ -112,27 +114,26 @@ pub type Found = (Head, Option<Stored>);
 pub enum Replaces {
     /// The record in the version that was read.
     Version(i64),
-    /// No record: there was none when the feed stood here. The write is refused if a row that was written since is gone again: it
-    /// may have been the tombstone of this record.
+    /// No record: there was none at this head. The write is refused if a row that was written since is deleted again: it may have
+    /// been the tombstone of this record.
     NothingAt(Head),
 }
 
-/// Where the feed stands. The default is no store's: an insert that names it is refused.
+/// The state of the feed. No store has the default, so an insert that names it is refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Head {
     /// Counts the changes of rows, in the order of their commits.
     pub sequence: i64,
-    /// A reader that is behind this starts over: what it has read may be gone.
+    /// A reader that is behind this reads all records again: some may be deleted.
     pub reload: i64,
-    /// The head at which a verification last changed.
+    /// The sequence at which a verification last changed.
     pub last_verification: i64,
-    /// The epoch that the store is in.
     pub epoch: Epoch,
     /// Whether any installation has verified its records in this epoch.
     pub verified: bool,
 }
 
-/// A stretch of a store's time in which no commit is lost.
+/// A period in which a store loses no commit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Epoch {
     /// Differs between any two epochs, also of different stores.
@@ -146,17 +147,17 @@ pub struct Epoch {
 /// A record as the feed shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// The head at which it was last changed.
+    /// The sequence of its last change.
     pub sequence: i64,
     pub stored: Stored,
     /// Whether its installation has verified its records in this epoch.
     pub verified: bool,
 }
 
-/// For how long tombstones are kept.
+/// How long tombstones are kept.
 ///
-/// Without tombstones an insert would still be safe, by [`Replaces::NothingAt`], but each deletion would make all inserts under way
-/// start again. Kept for ever, they would let a tenant fill the store by creating and deleting.
+/// Without tombstones an insert would still be safe, by [`Replaces::NothingAt`], but each deletion would make all concurrent
+/// inserts start again. If tombstones stayed for ever, a tenant could fill the store by creating and deleting objects.
 #[derive(Clone, Copy, Debug)]
 pub struct KeepTombstones {
     /// A tombstone that [reserves a key](Record::reserves_key) is kept if it was removed since then.
@@ -165,25 +166,25 @@ pub struct KeepTombstones {
     pub others_since: Timestamp,
     /// How many of the others are kept.
     pub at_most: u32,
-    /// How many are dropped at a time. Decisions wait for a batch, so it is small.
+    /// How many are deleted at a time. Other writes wait for a batch, so it is small.
     pub batch: u32,
 }
 
 /// A controller process that runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Controller {
-    /// Random, and another one for each process.
+    /// Random, and different for each process.
     pub instance: String,
-    /// The cluster whose objects it looks after.
+    /// The cluster whose objects it manages.
     pub cluster_id: String,
     pub installation: String,
-    /// The namespaces it looks after; none means all.
+    /// The namespaces it manages; none means all.
     pub namespaces: Vec<String>,
     /// How often it checks in.
     pub period: Duration,
 }
 
-/// The records of an installation in a namespace that can sign in.
+/// The records of an installation in a namespace that let consumers in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenRecords {
     pub cluster_id: String,
@@ -196,13 +197,13 @@ pub struct OpenRecords {
 /// What a process does with the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Looks after the store; of these a SQLite file admits one.
+    /// Brings the schema up to date. A SQLite file admits one controller.
     Controller,
-    /// Reads, and follows the feed: the sign-in check, and commands beside a controller.
+    /// Uses the schema as it is: the sign-in check, and commands beside a controller.
     SignIn,
 }
 
-/// Why the store did not do what it was asked.
+/// Why an operation of the store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The record was written since it was read.
@@ -265,7 +266,7 @@ impl Replaces {
 // === impl Epoch ===
 
 impl Epoch {
-    /// Whether the other one has ended, even where a former primary is still in it.
+    /// Whether this epoch is later. Then the other one has ended, even if a former primary is still in it.
     pub fn is_later_than(&self, other: &Self) -> bool {
         self.lineage == other.lineage && self.rank > other.rank
     }
@@ -274,16 +275,16 @@ impl Epoch {
 // === impl Controller ===
 
 impl Controller {
-    /// Whether it looks after the objects of this namespace.
+    /// Whether it manages this namespace.
     pub fn covers(&self, cluster_id: &str, namespace: &str) -> bool {
         self.cluster_id == cluster_id && (self.namespaces.is_empty() || self.namespaces.iter().any(|name| name == namespace))
     }
 }
 
-/// Opens the store that the URL names, and brings its schema up to date if need be.
+/// Opens the store that the URL names.
 ///
 /// # Errors
-/// [`OpenError`]; none of them prints the URL, which may hold a password.
+/// [`OpenError`]. It does not print the URL, which may contain a password.
 pub async fn open(url: &str, access: Access) -> Result<Arc<dyn ConsumerStore>, OpenError> {
     match url.split_once("://") {
         Some(("sqlite", path)) => Ok(Arc::new(sqlite::open(path, access).await?)),
@@ -292,8 +293,8 @@ pub async fn open(url: &str, access: Access) -> Result<Arc<dyn ConsumerStore>, O
     }
 }
 
-/// Forgets which Secret versions the hashes of a cluster come from: the cluster was restored, so that versions prove nothing. Each
-/// hash is then compared with its Secret once. Answers how many records changed.
+/// Forgets the Secret versions of a cluster's records after a restore of the cluster, when an equal version proves nothing. Each
+/// hash is then compared with its Secret once. Returns how many records changed.
 pub async fn forget_secret_versions(store: &dyn ConsumerStore, cluster_id: &str, now: Timestamp) -> Result<usize, StoreError> {
     let mut forgotten = 0;
     for stored in store.live(cluster_id).await? {
@@ -301,7 +302,7 @@ pub async fn forget_secret_versions(store: &dyn ConsumerStore, cluster_id: &str,
         let Some(record) = stored.without_secret_version() else { continue };
         match store.write(record, version, now).await {
             Ok(_) => forgotten += 1,
-            // Its writer has looked after the restore.
+            // The other writer has read the Secret after the restore.
             Err(StoreError::Conflict) => {}
             Err(error) => return Err(error),
         }
@@ -309,8 +310,8 @@ pub async fn forget_secret_versions(store: &dyn ConsumerStore, cluster_id: &str,
     Ok(forgotten)
 }
 
-/// The wall clock, for what people read, in whole seconds as Kubernetes writes them. Nothing is ordered by it; it decides only for how
-/// long tombstones are kept.
+/// The wall clock, in whole seconds as in Kubernetes. It is for people, and for how long tombstones are kept. Nothing is ordered
+/// by it.
 pub fn now() -> Timestamp {
     let now = Timestamp::now();
     Timestamp::from_second(now.as_second()).unwrap_or(now)

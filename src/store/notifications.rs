@@ -1,7 +1,7 @@
-//! PostgreSQL's notifications, as hints to look at the feed.
+//! PostgreSQL's notifications, as hints to read the feed.
 //!
-//! They are for speed only: connections get lost, and poolers swallow notifications. So this says when they do not arrive,
-//! and the reader's own question is the proof.
+//! They only make changes visible sooner. Connections break and poolers drop notifications, so readers also read at intervals,
+//! and a warning says when notifications do not arrive.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -16,16 +16,16 @@ use uuid::Uuid;
 /// The channel on which the triggers notify.
 const CHANNEL: &str = "oauth_consumers";
 
-/// How often we send ourselves a notification. A connection that is silent for longer than this and [`PROBE_TIMEOUT`] is dead.
+/// How often a listener sends itself a notification (a probe), to notice a dead connection.
 const PROBE_PERIOD: Duration = Duration::from_secs(10);
 
-/// How long our own notification may take.
+/// How long a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The pause before a lost connection is made again.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Attempts to listen that fail in a row before that is said: a pooler mixes statements up, so that some work.
+/// Failed attempts to listen in a row before a warning. Through a pooler, some attempts work by chance.
 const MAX_FAILURES: u32 = 3;
 
 /// Listens on a connection of its own until it is dropped.
@@ -87,9 +87,9 @@ async fn listen(pool: PgPool, of: Weak<Notifications>) {
     }
 }
 
-/// Listens until the connection is lost, or our own notifications do not arrive over it.
+/// Listens until the connection is lost, or a probe does not arrive.
 async fn listen_once(pool: &PgPool, of: &Weak<Notifications>) -> Result<(), sqlx::Error> {
-    // Not one of the pool's: a listener that is dropped on a silent connection keeps its place for as long as that is silent.
+    // Not one of the pool's connections: a listener that is dropped on a silent connection would keep its place in the pool.
     let own = PgPoolOptions::new()
         .max_connections(1)
         .acquire_timeout(PROBE_TIMEOUT)
@@ -97,7 +97,7 @@ async fn listen_once(pool: &PgPool, of: &Weak<Notifications>) -> Result<(), sqlx
     let mut listener = PgListener::connect_with(&own).await?;
     listener.eager_reconnect(false);
     timeout(PROBE_TIMEOUT, listener.listen(CHANNEL)).await.map_err(|elapsed| sqlx::Error::Io(elapsed.into()))??;
-    // There may have been changes before.
+    // There may have been changes before the listener started.
     let Some(this) = of.upgrade() else { return Ok(()) };
     this.news.notify_one();
     drop(this);
@@ -109,7 +109,7 @@ async fn listen_once(pool: &PgPool, of: &Weak<Notifications>) -> Result<(), sqlx
             notified?;
             drop(connection);
         } else {
-            // Back in the pool it would keep its place for as long as it hangs.
+            // In the pool, a connection that hangs would keep its place.
             connection.close_on_drop();
             return Ok(());
         }

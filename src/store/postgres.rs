@@ -1,4 +1,4 @@
-//! PostgreSQL: the store for more than one replica, and for the server to share.
+//! PostgreSQL: the store for several replicas, and for use by other programs.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -11,15 +11,15 @@ use super::notifications::Notifications;
 use super::sql::{self, INSERT_LOCKING, News, SqlStore};
 use super::{Access, OpenError};
 
-/// Connections of one process. Reconciles and sign-in checks have a pool each, so that neither starves the other.
+/// Connections of one pool. Reconciles and sign-in checks have a pool each, so that neither blocks the other.
 const CONNECTIONS: u32 = 8;
 
 pub(super) async fn open(url: &str, access: Access) -> Result<SqlStore<Postgres>, OpenError> {
     let options = PgConnectOptions::from_str(url).map_err(|_| OpenError::BadUrl)?.application_name("oauthconsumer-operator");
-    // A client that signs in is told of an outage sooner than a reconcile, which has time.
+    // A sign-in check reports an outage sooner than a reconcile, which has time.
     let seconds = |signin, controller| Duration::from_secs(if access == Access::SignIn { signin } else { controller });
     let (connect_timeout, query_timeout) = (seconds(1, 4), seconds(2, 5));
-    // One connection first, because a pool does not say why it cannot have any.
+    // One connection first, because a pool does not report why it cannot connect.
     match timeout(connect_timeout, PgConnection::connect_with(&options)).await {
         Ok(connected) => connected?.close().await?,
         Err(elapsed) => return Err(sqlx::Error::Io(elapsed.into()).into()),

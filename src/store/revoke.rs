@@ -20,7 +20,7 @@ pub enum RevokeError {
     Store(#[from] StoreError),
 }
 
-/// Revokes a consumer, whatever the API server says, until a controller sees it disapproved and then approved. Answers its record.
+/// Revokes a consumer until a controller sees its object disapproved and then approved. Returns the record.
 pub async fn revoke(store: &dyn ConsumerStore, key: &ConsumerKey, reason: &str) -> Result<Record, RevokeError> {
     let mut attempt = 1;
     loop {

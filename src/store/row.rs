@@ -1,4 +1,4 @@
-//! Records as rows: one table of columns, from which records are written and read, and the checksum that tells an edited row.
+//! Records as rows: one table of columns to write and read them, and the checksum that shows an edited row.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -25,7 +25,7 @@ macro_rules! columns {
         }
         written only ($version:ident, $now:ident) { $($own:ident: $own_type:ty = $own_value:expr;)+ }
     ) => {
-        /// The columns that are written, by name and never `*`: another release may add some while this one runs.
+        /// The columns by name, never `*`: another release may add some while this one runs.
         pub(super) const COLUMNS: &[&str] = &[$($(stringify!($column),)+)+ $(stringify!($own)),+];
 
         /// Binds the values of [`COLUMNS`].
@@ -127,7 +127,7 @@ fn time(text: Option<String>) -> Option<Timestamp> {
 }
 
 /// The format of [`checksum`]. A row in a format that this release does not know counts as edited, so it lets no consumer in.
-/// A release that changes the format goes on writing the old one until the release before it is gone.
+/// A release that changes the format has to write the old one while the release before it may still run.
 const FORMAT: u32 = 1;
 
 /// `<format>:<SHA-256 of the record in hexadecimal>`. It finds rows that were edited by hand or half restored. It is no
@@ -141,10 +141,10 @@ fn checksum(record: &Record) -> String {
     })
 }
 
-/// A row of either database, read as what it holds.
+/// A row of either database.
 pub(super) trait Readable {
     fn head(&self) -> Result<Head, sqlx::Error>;
-    /// None in a row that has the head of the feed alone.
+    /// None in a row with only the head of the feed.
     fn change(&self) -> Result<Option<Change>, sqlx::Error>;
     fn sequence(&self) -> Result<i64, sqlx::Error>;
     fn stored(&self) -> Result<Stored, sqlx::Error>;

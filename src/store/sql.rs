@@ -1,4 +1,4 @@
-//! The contract in SQL that SQLite and PostgreSQL both speak. Only opening them differs.
+//! The store in SQL that both SQLite and PostgreSQL understand.
 
 use std::fs::File;
 use std::ops::Deref;
@@ -22,7 +22,7 @@ use crate::consumer::{ConsumerKey, Owner, Record, Stored};
 
 pub(super) struct SqlStore<DB: Database> {
     pub(super) read: Pool<DB>,
-    /// For writing: SQLite has room for one writer, PostgreSQL for as many as for readers.
+    /// For writes: SQLite has one writer, PostgreSQL uses the same pool as for reads.
     pub(super) write: Pool<DB>,
     /// How long a statement may take once it has a connection.
     pub(super) query_timeout: Duration,
@@ -30,22 +30,21 @@ pub(super) struct SqlStore<DB: Database> {
     pub(super) insert: &'static str,
     /// The file that was opened, where the store is one.
     pub(super) file: Option<FileIdentity>,
-    /// How to learn of changes.
     pub(super) news: News,
-    /// Held for as long as the store is open.
+    /// Held while the store is open.
     pub(super) _lock: Option<File>,
 }
 
 /// How to learn that there may be changes.
 pub(super) enum News {
-    /// Ask this often: where asking costs next to nothing.
+    /// Poll this often.
     Ask(Duration),
     Told(Arc<Notifications>),
 }
 
 /// For a store with one writer at a time.
 pub(super) static INSERT: LazyLock<String> = LazyLock::new(|| insert(""));
-/// For a store with many.
+/// For a store with many writers.
 pub(super) static INSERT_LOCKING: LazyLock<String> = LazyLock::new(|| insert("FOR UPDATE"));
 static UPDATE: LazyLock<String> = LazyLock::new(|| {
     let (columns, values) = (columns(), places_after(3));
@@ -75,9 +74,8 @@ fn places_after(condition: usize) -> String {
     places.join(", ")
 }
 
-/// Inserts a record, unless the feed says that what was read before is no longer the whole truth: a row that was written after
-/// that head (`$1`) is gone again, or the store is in another epoch. `lock` makes PostgreSQL wait for a transaction that is about
-/// to say so.
+/// Inserts a record, unless a row that was written after the sequence that was read (`$1`) is deleted again, or the epoch (`$2`)
+/// has changed. `lock` makes PostgreSQL wait for a transaction that is about to change the feed.
 fn insert(lock: &str) -> String {
     let (columns, values) = (columns(), places_after(2));
     format!(
@@ -87,7 +85,7 @@ fn insert(lock: &str) -> String {
     )
 }
 
-/// The head of the feed beside whichever records the condition finds, seen in one and the same moment.
+/// The head of the feed, beside the records that the condition finds at the same moment.
 fn select_beside_head(condition: &str) -> String {
     let columns = columns();
     format!(
@@ -129,7 +127,7 @@ where
 
     async fn write(&self, record: Record, replaces: Replaces, now: Timestamp) -> Result<Stored, StoreError> {
         let (query, version) = match replaces {
-            // Never a version that an earlier record of the owner had: that was written before this head, and counted up to it at most.
+            // No earlier record of the owner had this version: its versions were no higher than the sequence that was read.
             Replaces::NothingAt(read) => {
                 (sqlx::query(self.insert).bind(read.sequence).bind(read.epoch.id), read.sequence.wrapping_add(1))
             }
@@ -146,7 +144,7 @@ where
             }
             Err(error) => return Err(error.into()),
         }
-        // Nothing was written: either the owner's record has moved on, or another consumer has the key.
+        // Nothing was written: either the owner's record has changed, or another consumer has the key.
         match self.by_key(&record.consumer_key).await?.1 {
             Some(holder) if holder.stored.record.owner != record.owner => Err(StoreError::KeyInUse(record.consumer_key)),
             _ => Err(StoreError::Conflict),
@@ -161,7 +159,7 @@ where
         .bind(cluster_id.to_owned())
         .bind(i64::from(keep.at_most));
         let surplus = self.fetch(&self.read, newest).await?.first().map_or(Ok(0), Readable::sequence)?;
-        // The state is asked for twice: PostgreSQL looks at it once more in a row that was written meanwhile.
+        // The outer condition repeats the state: PostgreSQL checks it again in a row that was written meanwhile.
         let query = sqlx::query(
             "DELETE FROM oauth_consumers WHERE state = 'Removed' AND consumer_key IN \
              (SELECT consumer_key FROM oauth_consumers WHERE cluster_id = $1 AND state = 'Removed' AND \
@@ -270,11 +268,9 @@ where
         Ok((head(&rows)?, rows.iter().filter_map(|row| readable(row.change()).flatten()).collect()))
     }
 
-    /// Runs a statement to its end and answers its rows. Never less than all of them: SQLite commits, or fails to, after
-    /// the last row has been asked for.
+    /// Runs a statement and returns all its rows: SQLite commits, or fails to, only after the last row is read.
     ///
-    /// In a task of its own: a caller that goes away, as a client does, must not leave a connection in the middle of
-    /// something.
+    /// It runs in its own task, so that a caller that is cancelled does not leave a connection in the middle of a statement.
     async fn fetch(&self, pool: &Pool<DB>, query: Statement<DB>) -> Result<Vec<DB::Row>, sqlx::Error> {
         if let Some(file) = &self.file {
             file.check().map_err(sqlx::Error::Io)?;
@@ -285,7 +281,7 @@ where
             match timeout(query_timeout, query.fetch_all(&mut *connection)).await {
                 Ok(result) => result,
                 Err(elapsed) => {
-                    // Its state is unknown; back in the pool it would keep its place for as long as it hangs.
+                    // Its state is unknown, and in the pool a connection that hangs would keep its place.
                     connection.close_on_drop();
                     Err(sqlx::Error::Io(elapsed.into()))
                 }
@@ -295,21 +291,21 @@ where
     }
 }
 
-/// The head that all rows of an answer carry.
+/// The head of the feed, which is in each row.
 fn head(rows: &[impl Readable]) -> Result<Head, StoreError> {
     let first = rows.first().ok_or_else(|| StoreError::Unavailable("its table feed is empty".into()))?;
     Ok(first.head()?)
 }
 
-/// A row that cannot be read was edited by hand; it must not keep the others from being read.
+/// Skips a row that cannot be read, because it was edited: the others must still be read.
 fn readable<T>(read: Result<T, sqlx::Error>) -> Option<T> {
     // Cause: another program has written to the store.
     // Next step: correct `consumer_key`, `cluster_id` and `uid` of the row, or delete the row.
     read.inspect_err(|cause| error!(%cause, "a row of the store cannot be read and is skipped")).ok()
 }
 
-/// Brings the schema up to date. Migrations that are newer than this program are let be: they only ever add, so that
-/// the previous release still runs beside the next one.
+/// Brings the schema up to date. Ignores migrations that are newer than this program: they only add, so that the previous release
+/// still runs beside the next one.
 pub(super) async fn migrate<'a, A>(mut migrations: Migrator, database: A) -> Result<(), OpenError>
 where
     A: Acquire<'a>,
@@ -323,7 +319,7 @@ where
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        // A prepared statement that is not there, or there already
+        // A prepared statement that does not exist, or exists already
         // (https://www.postgresql.org/docs/current/errcodes-appendix.html).
         let is_pooled =
             matches!(error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref(), Some("26000" | "42P05"));

@@ -1,4 +1,4 @@
-//! SQLite: the embedded store. One file, one controller, nothing to operate.
+//! SQLite: the embedded store. One file, one controller.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
@@ -17,11 +17,10 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(4);
 
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often the feed is asked for changes. Asking costs some 50 µs, and finds what other processes wrote, too.
+/// How often the feed is polled. A poll takes about 50 µs, and also finds changes by other processes.
 const POLL_PERIOD: Duration = Duration::from_millis(20);
 
-/// Opens the file. The controller takes the file's lock, checks it for damage and brings its schema up to date; a
-/// sign-in process opens what is there.
+/// Opens the file. A controller also takes its lock, checks it for damage, and brings its schema up to date.
 pub(super) async fn open(path: &str, access: Access) -> Result<SqlStore<Sqlite>, OpenError> {
     let lock = match access {
         Access::Controller => {
@@ -34,7 +33,7 @@ pub(super) async fn open(path: &str, access: Access) -> Result<SqlStore<Sqlite>,
         }
         Access::SignIn => None,
     };
-    // Before it is opened, so that a file which takes its place meanwhile is noticed.
+    // Read before the file is opened, so that a replacement in between is noticed.
     let named = FileIdentity::of(path);
     let options = SqliteConnectOptions::new()
         .filename(path)
@@ -46,7 +45,7 @@ pub(super) async fn open(path: &str, access: Access) -> Result<SqlStore<Sqlite>,
     if access == Access::Controller {
         check(path, &write).await?;
         sql::migrate(sqlx::migrate!("src/store/migrations/sqlite"), &write).await?;
-        // The file may have been restored from a backup, or swapped, since the last controller closed it. And that was the only one.
+        // A new epoch: the file may have been restored or replaced since the last controller closed it. No other controller runs.
         sqlx::query("UPDATE feed SET opened = lower(hex(randomblob(16)))").execute(&write).await?;
         sqlx::query("DELETE FROM controllers").execute(&write).await?;
     }
@@ -55,13 +54,13 @@ pub(super) async fn open(path: &str, access: Access) -> Result<SqlStore<Sqlite>,
     Ok(SqlStore { read: pool(4).await?, write, query_timeout: QUERY_TIMEOUT, insert, file, news, _lock: lock })
 }
 
-/// A file for its owner's eyes only: hashes are food for guessing.
+/// A file that only its owner can read: with a hash, a secret can be guessed offline.
 fn private(path: &str) -> Result<File, OpenError> {
     let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
     file.map_err(|error| OpenError::File(path.to_owned(), error))
 }
 
-/// A file beside the store, because SQLite's own locks on the file come and go with each transaction.
+/// Locks a file beside the store, because SQLite's own locks last only for a transaction.
 fn lock(path: &str) -> Result<File, OpenError> {
     let lock_path = format!("{path}.lock");
     let lock = private(&lock_path)?;

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::{Metrics, PortName};
 use crate::listener::{Limits, Port};
 
-/// What has to be true before this process is of use, what is missing, and what is worth knowing besides.
+/// The checks that make this process ready, and notes about problems that do not.
 #[derive(Clone, Default)]
 pub struct Readiness(Arc<Mutex<Known>>);
 
@@ -24,10 +24,10 @@ struct Known {
     notes: Notes,
 }
 
-/// The answer to each check.
+/// The result of each check.
 type Checked = BTreeMap<&'static str, Result<(), String>>;
 
-/// What is worth knowing, by what it is about.
+/// Notes, by their subject.
 type Notes = BTreeMap<&'static str, String>;
 
 type Check = Box<dyn Fn() -> Result<(), String> + Send>;
@@ -38,7 +38,7 @@ struct Shown {
     readiness: Readiness,
 }
 
-/// Connections at once: 2 MiB at most. The kubelet opens one for each probe, and a Prometheus keeps one.
+/// The most connections at once: 2 MiB in all. The kubelet opens one for each probe, and a Prometheus keeps one.
 const CONNECTIONS: usize = 64;
 
 /// The largest head of a request, in bytes.
@@ -79,12 +79,12 @@ async fn readyz(State(state): State<Shown>) -> impl IntoResponse {
 // === impl Readiness ===
 
 impl Readiness {
-    /// Says what is missing; the check counts from now on.
+    /// Sets a check to failed, with what is missing.
     pub fn missing(&self, check: &'static str, what: impl Into<String>) {
         self.set(check, Err(what.into()));
     }
 
-    /// Says that nothing is missing any more.
+    /// Sets a check to passed.
     pub fn met(&self, check: &'static str) {
         self.set(check, Ok(()));
     }
@@ -93,12 +93,12 @@ impl Readiness {
         self.ask(check, move || result.clone());
     }
 
-    /// Asks each time.
+    /// Runs a check for each request.
     pub fn ask(&self, check: &'static str, answer: impl Fn() -> Result<(), String> + Send + 'static) {
         self.0.lock().checks.insert(check, Box::new(answer));
     }
 
-    /// Says what does not work as it should and makes the process no less ready; none when it works again.
+    /// Sets a note about a problem that does not make the process unready. None removes the note.
     pub fn note(&self, about: &'static str, note: Option<String>) {
         let mut known = self.0.lock();
         match note {
@@ -107,7 +107,7 @@ impl Readiness {
         };
     }
 
-    /// What is asked now, and the notes.
+    /// The results of all checks now, and the notes.
     pub fn known(&self) -> (Checked, Notes) {
         let known = self.0.lock();
         (known.checks.iter().map(|(check, answer)| (*check, answer())).collect(), known.notes.clone())

@@ -17,7 +17,7 @@ use crate::consumer::ReconcileResult;
 /// Declares [`Metrics`]: each metric once, with its kind and its help text.
 macro_rules! metrics {
     ($($name:ident: $kind:ty = $help:literal,)*) => {
-        /// Everything that is counted.
+        /// All metrics.
         pub struct Metrics {
             registry: Registry,
             $(#[doc = $help] pub $name: $kind,)*
@@ -72,14 +72,14 @@ pub struct Seconds(Histogram);
 pub trait Label: Copy + Debug + Eq + Hash + Into<&'static str> + Send + Sync + 'static {
     const NAME: &'static str;
 
-    /// Values that are counted from 0. A counter that is there from the start shows its first step as an increase.
+    /// Values whose counters exist from the start, so that Prometheus sees the first event as an increase.
     const FROM_START: &'static [Self];
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Labels<L>(L);
 
-/// What the controller can do.
+/// What the controller did, for the metric `effects`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub enum Operation {
@@ -144,12 +144,10 @@ impl<L: Label> Counters<L> {
         self.0.get_or_create(&Labels(value)).inc();
     }
 
-    /// How many were counted.
     pub fn get(&self, value: L) -> u64 {
         self.0.get_or_create(&Labels(value)).get()
     }
 
-    /// The counter of this value.
     pub fn counter(&self, value: L) -> Counter {
         self.0.get_or_create_owned(&Labels(value))
     }
@@ -174,7 +172,6 @@ impl<L: Label> Kind for Counters<L> {
 // === impl Seconds ===
 
 impl Seconds {
-    /// Takes in one more.
     pub fn observe(&self, seconds: f64) {
         self.0.observe(seconds);
     }
@@ -211,7 +208,7 @@ impl Label for CheckOutcome {
 
 impl Label for PortName {
     const NAME: &'static str = "port";
-    // A process serves only some of them.
+    // A process serves only some ports.
     const FROM_START: &'static [Self] = &[];
 }
 

@@ -1,4 +1,4 @@
-//! What people and programs can see of a running process: metrics, probes; and how it ends.
+//! Metrics, probes and shutdown of a process.
 
 mod admin;
 mod metrics;

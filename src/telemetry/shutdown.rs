@@ -4,7 +4,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// Answers a token that is cancelled at the first SIGTERM or SIGINT. A second one ends the process at once.
+/// Returns a token that is cancelled at the first SIGTERM or SIGINT. A second one ends the process at once.
 pub fn on_signal() -> std::io::Result<CancellationToken> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let token = CancellationToken::new();

@@ -1,5 +1,4 @@
-//! The command line. Every flag has an environment variable, `OAUTHCONSUMER_` and its name. Flags that destroy something have none:
-//! they are typed.
+//! The command line. Every flag has an environment variable `OAUTHCONSUMER_<FLAG>`, except flags that destroy something.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -217,7 +216,7 @@ fn consumer_key(text: &str) -> Result<ConsumerKey, String> {
     ConsumerKey::parse(text).map_err(|error| error.to_string())
 }
 
-/// It goes into a status and a log line.
+/// The reason of a revocation: the status and a log line show it.
 fn reason(text: &str) -> Result<String, String> {
     let text = text.trim();
     let is_short = (1..=256).contains(&text.chars().count());
@@ -235,7 +234,7 @@ fn network(text: &str) -> Result<IpNet, String> {
         .map_err(|_| "write addresses and networks as in 192.0.2.7 or 10.0.0.0/8".into())
 }
 
-/// A DNS label, as namespaces are. Nothing is no namespace: it must not come to mean all of them.
+/// A DNS label. An empty text is refused, because it would mean all namespaces.
 fn namespace(text: &str) -> Result<String, String> {
     let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let is_label =
@@ -247,7 +246,7 @@ fn namespace(text: &str) -> Result<String, String> {
     }
 }
 
-/// A word alone is a level: taken for a module, it would silence everything.
+/// A word without `=` has to be a level. `EnvFilter` would take any other word for a module, and log nothing of the rest.
 fn log_filter(text: &str) -> Result<String, String> {
     let wrong = |part: &&str| part.is_empty() || (!part.contains('=') && part.parse::<LevelFilter>().is_err());
     match text.split(',').find(wrong) {
@@ -281,7 +280,6 @@ impl StoreOptions {
 // === impl Common ===
 
 impl Common {
-    /// What a hash costs.
     pub fn hash_cost(&self) -> HashCost {
         HashCost { memory: self.hash_memory, passes: self.hash_passes, lanes: 1 }
     }
@@ -290,7 +288,6 @@ impl Common {
 // === impl SigninOptions ===
 
 impl SigninOptions {
-    /// The settings of the sign-in check.
     pub fn settings(&self) -> Settings {
         let defaults = Settings::default();
         Settings {

@@ -18,9 +18,9 @@ pub enum LogFormat {
 /// Starts logging.
 ///
 /// # Errors
-/// When the filter does not parse: `LEVEL` or `TARGET=LEVEL,...`, as in `info,oauthconsumer_operator=debug`.
+/// If the filter does not parse: `LEVEL` or `TARGET=LEVEL,...`, as in `info,oauthconsumer_operator=debug`.
 pub fn init(filter: &str, format: LogFormat) -> Result<(), ParseError> {
-    // kube logs answers that it cannot parse, whole: with a Secret, that would be the secret.
+    // kube logs the whole answer when it cannot parse it, and an answer may hold a Secret.
     let filter = EnvFilter::builder().parse(format!("{filter},kube_client::client=error"))?;
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     match format {

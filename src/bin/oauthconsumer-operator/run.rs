@@ -1,4 +1,4 @@
-//! Wires the parts together, in the order in which they can fail.
+//! Starts the parts of the process. Parts that fail on a wrong configuration start first.
 
 use std::error::Error;
 use std::num::NonZero;
@@ -27,31 +27,31 @@ use crate::logs;
 
 type Outcome = Result<(), Box<dyn Error>>;
 
-/// How long what had begun may take to finish: less than the 30 s that Kubernetes grants a pod.
+/// How long open work may take to finish: less than the 30 s that Kubernetes gives a pod.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
 
-/// How long closing a store may take, on top of that.
+/// How long closing a store may take after that.
 const STORE_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The pause between two attempts to reach what is not there yet.
+/// The pause between two attempts to reach the store or the API server.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
 
-/// For how long a namespace whose approvals are guarded is not asked about again.
+/// How long a namespace counts as guarded by the policy before it is checked again.
 const POLICY_CHECK_LIFETIME: Duration = Duration::from_mins(1);
 
 /// How long `cleanup` tries to reach the API server.
 const CLEANUP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Consumers that `cleanup` names.
+/// How many consumers `cleanup` lists by name.
 const NAMES_SHOWN: usize = 10;
 
 /// Watches end by themselves after 30 s; a connection that is silent for longer is dead.
 const READ_TIMEOUT: Duration = Duration::from_secs(35);
 
-/// How often the store is asked for `/readyz`.
+/// How often the store is checked for `/readyz`.
 const STORE_CHECK_PERIOD: Duration = Duration::from_secs(1);
 
-/// How long the store may take to answer that before it counts as missing.
+/// How long that check may take before the store counts as missing.
 const STORE_TIMEOUT: Duration = Duration::from_secs(6);
 
 pub fn both(options: RunOptions) -> Outcome {
@@ -78,9 +78,9 @@ fn start(common: Common, controller: Option<ControllerOptions>, signin: Option<S
 struct Process {
     metrics: Arc<Metrics>,
     readiness: Readiness,
-    /// What the controller writes to.
+    /// The store, for the controller.
     store: Arc<OnceLock<Arc<dyn ConsumerStore>>>,
-    /// What sign-ins are checked against: connections of their own, so that reconciles do not delay sign-ins.
+    /// The store, for sign-in checks. It has its own connections, so that reconciles do not delay sign-ins.
     signin_store: Arc<OnceLock<Arc<dyn ConsumerStore>>>,
     tasks: JoinSet<Result<(), ProgramError>>,
 }
@@ -91,7 +91,7 @@ impl Process {
     async fn run(mut self, common: Common, controller: Option<ControllerOptions>, signin: Option<SigninOptions>) -> Outcome {
         let shutdown = telemetry::on_signal()?;
         let (url, cost) = (common.store.url()?, common.hash_cost());
-        // Before anything is made: without a cluster there is nothing to control.
+        // First, because without a cluster there is nothing to control.
         let config = match &controller {
             Some(_) => Some(kubernetes().await?),
             None => None,
@@ -102,7 +102,7 @@ impl Process {
                 self.readiness.missing(check, "not checked yet");
             }
         }
-        // Ports first: what is still missing shows there, and a sign-in gets a 503 rather than silence.
+        // Ports open before the store: `/readyz` shows what is missing, and a sign-in check gets a 503 at once.
         let listener = listen(common.admin_addr, "--admin-addr").await?;
         info!(version = env!("CARGO_PKG_VERSION"), admin = %listener.local_addr()?, "starting");
         let serve = telemetry::port(self.metrics.clone(), self.readiness.clone()).serve(listener, shutdown.clone());
@@ -132,13 +132,13 @@ impl Process {
         let stores = [self.signin_store.clone(), self.store.clone()];
         let outcome = self.wait(shutdown).await;
         for store in stores.iter().filter_map(|store| store.get()) {
-            // A connection that hangs must not keep the process.
+            // A connection that hangs must not keep the process running.
             let _ = timeout(STORE_CLOSE_TIMEOUT, store.close()).await;
         }
         outcome
     }
 
-    /// Answers sign-in checks, with what the store will say once it is open.
+    /// Starts the sign-in check. It answers 503 until the store is open.
     async fn check_signins(&mut self, options: &SigninOptions, cost: HashCost, shutdown: &CancellationToken) -> Outcome {
         let certificate = match (&options.signin_tls_cert, &options.signin_tls_key) {
             (Some(certificate), Some(key)) => Some(Arc::new(Certificate::load(certificate.clone(), key.clone())?)),
@@ -164,13 +164,13 @@ impl Process {
         self.tasks.spawn(part.map(Ok));
     }
 
-    /// Runs a part that has nothing to finish.
+    /// Runs a part that may be stopped at any moment.
     fn spawn_until(&mut self, shutdown: &CancellationToken, part: impl Future<Output = ()> + Send + 'static) {
         let shutdown = shutdown.clone();
         self.spawn(async move { shutdown.run_until_cancelled(part).await.unwrap_or_default() });
     }
 
-    /// Opens the store, waiting for a database that is not there yet. Answers none when told to shut down.
+    /// Opens the store, and waits while the database cannot be reached. None at shutdown.
     async fn open_store(
         &self,
         url: &str,
@@ -192,7 +192,7 @@ impl Process {
         }
     }
 
-    /// Waits until a signal has come and everything has finished, or until a part fails, which ends the rest.
+    /// Waits until all parts have ended. A part that fails ends the others.
     async fn wait(mut self, shutdown: CancellationToken) -> Outcome {
         let mut failure = None;
         let mut overdue = pin!(overdue(&shutdown));
@@ -246,7 +246,7 @@ pub fn revoke(options: &RevokeOptions) -> Outcome {
     })
 }
 
-/// Says whether nothing is left that needs the controller, or sees to it.
+/// Fails while there are consumers. With `--force` it removes their finalizers instead.
 pub fn cleanup(options: &CleanupOptions) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -269,7 +269,7 @@ pub fn cleanup(options: &CleanupOptions) -> Outcome {
     })
 }
 
-/// Tries again for a while: a role that was made for this a moment ago may not count yet.
+/// Retries until `CLEANUP_TIMEOUT`: a role that the chart has just made may not be in force yet.
 async fn retried<T, F: Future<Output = Result<T, Failure>>>(attempt: impl Fn() -> F) -> Result<T, Failure> {
     let since = Instant::now();
     loop {
@@ -341,7 +341,7 @@ fn hash_pool(threads: usize, cost: HashCost) -> Result<HashPool, ProgramError> {
     HashPool::new(threads, cost).map_err(ProgramError::because(ProgramError::Threads))
 }
 
-/// Keeps known whether the store answers, so that requests to `/readyz` cost it nothing.
+/// Checks the store in the background, so that requests to `/readyz` cost the store nothing.
 async fn watch_store(store: Arc<dyn ConsumerStore>, readiness: Readiness) {
     let mut period = tokio::time::interval(STORE_CHECK_PERIOD);
     period.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -355,7 +355,7 @@ async fn watch_store(store: Arc<dyn ConsumerStore>, readiness: Readiness) {
     }
 }
 
-/// The cluster's identity, waiting for the API server.
+/// The cluster's identity. Waits for the API server.
 async fn cluster_id(client: &kube::Client, readiness: &Readiness) -> String {
     loop {
         match controller::cluster_uid(client).await {

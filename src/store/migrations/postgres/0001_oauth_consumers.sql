@@ -1,4 +1,4 @@
--- The records of OAuth consumers. Documented in docs/reference/store.md; the SQLite twin must keep the same columns.
+-- The records of OAuth consumers. Documented in docs/reference/store.md. The SQLite migration must keep the same columns.
 CREATE TABLE oauth_consumers (
     consumer_key            TEXT    NOT NULL PRIMARY KEY,
     cluster_id              TEXT    NOT NULL,
@@ -37,13 +37,14 @@ CREATE TABLE oauth_consumers (
 CREATE INDEX oauth_consumers_sequence ON oauth_consumers (sequence);
 CREATE INDEX oauth_consumers_tombstones ON oauth_consumers (cluster_id, sequence) WHERE state = 'Removed';
 
--- What may sign in, for the server's own code.
+-- The consumers that may sign in, for other programs.
 CREATE VIEW oauth_consumers_signin AS
     SELECT consumer_key, name, namespace, phc FROM oauth_consumers WHERE state = 'Approved' AND phc IS NOT NULL;
 
--- The feed. `sequence` grows with every change of a row, in commit order, whatever makes it. A record has the value of its last change.
--- A reader that is behind `reload` starts over, because a key is gone. `last_verification` is the value at which `verifications` last
--- changed.
+-- The feed. `sequence` grows with every change of a row, in commit order, by any program. A record has the value of its last
+-- change.
+-- A reader that is behind `reload` reads all records again, because a key is gone. `last_verification` is the value at the last
+-- change of `verifications`.
 CREATE TABLE feed (
     id                INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
     store_id          TEXT    NOT NULL,
@@ -53,8 +54,8 @@ CREATE TABLE feed (
 );
 INSERT INTO feed (id, store_id, sequence, reload, last_verification) VALUES (1, gen_random_uuid()::text, 0, 0, 0);
 
--- Which controller has compared which records with their objects. A store that was restored, or has failed over and lost its last
--- commits, holds records that may be wrong. They let no consumer in until the controller of their installation has compared them all.
+-- The epoch in which an installation has compared all its records with their objects. After a restore, or a failover that lost
+-- commits, records may be wrong. They let no consumer in until their installation has compared them.
 CREATE TABLE verifications (
     cluster_id   TEXT NOT NULL,
     installation TEXT NOT NULL,
@@ -62,7 +63,7 @@ CREATE TABLE verifications (
     PRIMARY KEY (cluster_id, installation)
 );
 
--- The controllers that run: one row for each process. A row whose beat stands still is of a process that has ended.
+-- The controllers that run: one row for each process. If the beat of a row no longer changes, the process has ended.
 CREATE TABLE controllers (
     instance     TEXT   NOT NULL PRIMARY KEY,
     cluster_id   TEXT   NOT NULL,
@@ -73,12 +74,12 @@ CREATE TABLE controllers (
     seen_at      TEXT   NOT NULL
 );
 
--- Where the feed stands, and the store's epoch. Another server, database or table (a dump that was read back), timeline (a failover, a
--- restore to a point in time) or start of the server (a snapshot of its disk) begins another epoch. `rank` orders the epochs of a
--- `lineage`: it is the timeline. Fails on a standby, which is behind. `verified` tells whether any controller has compared its records
--- in this epoch.
+-- The head of the feed, and the store's epoch. A new epoch begins with another server, database or table (a restored dump),
+-- another timeline (a failover, a restore to a point in time), or a start of the server (a snapshot of its disk).
+-- `rank` orders the epochs of a `lineage`: it is the timeline. `verified` tells whether any installation has verified its records
+-- in this epoch. The view fails on a standby, which is behind.
 CREATE VIEW feed_state AS
-    -- Materialized, or it is computed once for each record beside it.
+    -- Materialized, so that it is not computed for each record.
     WITH state AS MATERIALIZED (
         SELECT sequence, reload, last_verification, lineage, rank,
                concat_ws('/', lineage, rank, extract(epoch FROM pg_postmaster_start_time())) AS epoch
@@ -86,14 +87,13 @@ CREATE VIEW feed_state AS
              LATERAL (SELECT concat_ws('/', store_id, system_identifier, oid, 'feed'::regclass::oid) AS lineage
                       FROM pg_control_system(), pg_database WHERE datname = current_database()) l,
              (SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint AS rank) r
-        WHERE id = 1) -- there is no other, but the planner has to know
+        WHERE id = 1) -- the only row, which the planner does not know
     SELECT sequence, reload, last_verification, epoch, lineage, rank,
            EXISTS (SELECT 1 FROM verifications WHERE verifications.epoch = state.epoch) AS verified
     FROM state;
 
--- A statement that writes records locks the feed's one row first, until it commits: so commit order is feed order. It then counts its
--- rows in a setting of the transaction and writes the sequence once, because a row that is updated once for each of many thousand rows
--- gets slower with each.
+-- A statement that writes records first locks the feed's only row until it commits, so commit order is feed order. It counts its
+-- rows in a setting of the transaction and writes the sequence once. To update one row many thousand times gets slower each time.
 CREATE FUNCTION oauth_consumers_counts() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM set_config('oauth_consumers.sequence', (SELECT sequence::text FROM feed WHERE id = 1 FOR UPDATE), true);
@@ -126,8 +126,8 @@ END $$;
 CREATE TRIGGER oauth_consumers_counted AFTER INSERT OR UPDATE ON oauth_consumers
     FOR EACH STATEMENT EXECUTE FUNCTION oauth_consumers_counted();
 
--- A tombstone that goes is no news for readers that have seen it: it let no consumer in before. It is news for those that have not,
--- and for a controller that read the absence of a record before the tombstone was written: its insert names the sequence it read.
+-- Readers that have seen a tombstone do not miss it. Readers that have not must start over, and so must a controller that found
+-- no record before the tombstone: its insert names the sequence it read. So `reload` rises to the tombstone's sequence.
 CREATE FUNCTION oauth_consumers_deleted() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     gone BIGINT;
@@ -143,7 +143,7 @@ END $$;
 CREATE TRIGGER oauth_consumers_deleted AFTER DELETE ON oauth_consumers REFERENCING OLD TABLE AS deleted
     FOR EACH STATEMENT EXECUTE FUNCTION oauth_consumers_deleted();
 
--- Readers start over, because what they may believe has changed.
+-- Readers start over, because other records are verified now.
 CREATE FUNCTION verifications_changed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE feed SET sequence = sequence + 1, reload = sequence + 1, last_verification = sequence + 1;
@@ -153,7 +153,7 @@ END $$;
 CREATE TRIGGER verifications_changed AFTER INSERT OR UPDATE OR DELETE ON verifications
     FOR EACH STATEMENT EXECUTE FUNCTION verifications_changed();
 
--- TRUNCATE runs no triggers of rows.
+-- TRUNCATE runs no row triggers.
 CREATE TRIGGER oauth_consumers_truncated AFTER TRUNCATE ON oauth_consumers
     FOR EACH STATEMENT EXECUTE FUNCTION verifications_changed();
 CREATE TRIGGER verifications_truncated AFTER TRUNCATE ON verifications

@@ -1,4 +1,4 @@
--- The records of OAuth consumers. Documented in docs/reference/store.md; the PostgreSQL twin must keep the same columns.
+-- The records of OAuth consumers. Documented in docs/reference/store.md. The PostgreSQL migration must keep the same columns.
 CREATE TABLE oauth_consumers (
     consumer_key            TEXT    NOT NULL PRIMARY KEY,
     cluster_id              TEXT    NOT NULL,
@@ -37,13 +37,14 @@ CREATE TABLE oauth_consumers (
 CREATE INDEX oauth_consumers_sequence ON oauth_consumers (sequence);
 CREATE INDEX oauth_consumers_tombstones ON oauth_consumers (cluster_id, sequence) WHERE state = 'Removed';
 
--- What may sign in, for the server's own code.
+-- The consumers that may sign in, for other programs.
 CREATE VIEW oauth_consumers_signin AS
     SELECT consumer_key, name, namespace, phc FROM oauth_consumers WHERE state = 'Approved' AND phc IS NOT NULL;
 
--- The feed. `sequence` grows with every change of a row, in commit order, whatever makes it. A record has the value of its last change.
--- A reader that is behind `reload` starts over, because a key is gone. `last_verification` is the value at which `verifications` last
--- changed. A file cannot tell that it was restored: so a controller that opens one sets a new `opened`.
+-- The feed. `sequence` grows with every change of a row, in commit order, by any program. A record has the value of its last
+-- change.
+-- A reader that is behind `reload` reads all records again, because a key is gone. `last_verification` is the value at the last
+-- change of `verifications`. Nothing shows that a file was restored, so a controller that opens it sets a new `opened`.
 CREATE TABLE feed (
     id                INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
     store_id          TEXT    NOT NULL,
@@ -54,8 +55,8 @@ CREATE TABLE feed (
 ) STRICT;
 INSERT INTO feed (id, store_id, sequence, reload, last_verification, opened) VALUES (1, lower(hex(randomblob(16))), 0, 0, 0, '');
 
--- Which controller has compared which records with their objects. A store that was restored, or has failed over and lost its last
--- commits, holds records that may be wrong. They let no consumer in until the controller of their installation has compared them all.
+-- The epoch in which an installation has compared all its records with their objects. After a restore, or a failover that lost
+-- commits, records may be wrong. They let no consumer in until their installation has compared them.
 CREATE TABLE verifications (
     cluster_id   TEXT NOT NULL,
     installation TEXT NOT NULL,
@@ -63,7 +64,7 @@ CREATE TABLE verifications (
     PRIMARY KEY (cluster_id, installation)
 ) STRICT;
 
--- The controllers that run: one row for each process. A row whose beat stands still is of a process that has ended.
+-- The controllers that run: one row for each process. If the beat of a row no longer changes, the process has ended.
 CREATE TABLE controllers (
     instance     TEXT   NOT NULL PRIMARY KEY,
     cluster_id   TEXT   NOT NULL,
@@ -74,8 +75,8 @@ CREATE TABLE controllers (
     seen_at      TEXT   NOT NULL
 ) STRICT;
 
--- Where the feed stands, and the store's epoch. A new one begins when a controller opens the file. `rank` orders the epochs of a
--- `lineage`; here nothing does. `verified` tells whether any controller has compared its records in this epoch.
+-- The head of the feed, and the store's epoch. A new epoch begins when a controller opens the file. Epochs of a file have no
+-- order, so `rank` is 0. `verified` tells whether any installation has verified its records in this epoch.
 CREATE VIEW feed_state AS
     SELECT sequence, reload, last_verification, store_id || '/' || opened AS epoch, store_id AS lineage, 0 AS rank,
            EXISTS (SELECT 1 FROM verifications WHERE verifications.epoch = store_id || '/' || opened) AS verified
@@ -90,13 +91,13 @@ CREATE TRIGGER oauth_consumers_updated AFTER UPDATE ON oauth_consumers WHEN NEW.
     UPDATE oauth_consumers SET sequence = (SELECT sequence FROM feed) WHERE consumer_key = NEW.consumer_key;
 END;
 
--- A tombstone that goes is no news for readers that have seen it: it let no consumer in before. It is news for those that have not,
--- and for a controller that read the absence of a record before the tombstone was written: its insert names the sequence it read.
+-- Readers that have seen a tombstone do not miss it. Readers that have not must start over, and so must a controller that found
+-- no record before the tombstone: its insert names the sequence it read. So `reload` rises to the tombstone's sequence.
 CREATE TRIGGER oauth_consumers_deleted AFTER DELETE ON oauth_consumers BEGIN
     UPDATE feed SET sequence = sequence + 1, reload = CASE WHEN OLD.state = 'Removed' THEN max(reload, OLD.sequence) ELSE sequence + 1 END;
 END;
 
--- Readers start over, because what they may believe has changed.
+-- Readers start over, because other records are verified now.
 CREATE TRIGGER verifications_inserted AFTER INSERT ON verifications BEGIN
     UPDATE feed SET sequence = sequence + 1, reload = sequence + 1, last_verification = sequence + 1;
 END;
