@@ -1,7 +1,7 @@
 //! The closed sets of reasons that conditions and events give. The names are part of the contract.
 
 /// Why a condition has its status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::Display, strum::IntoStaticStr)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::Display, strum::EnumString, strum::IntoStaticStr)]
 pub enum Reason {
     /// The store holds exactly what the object says.
     Synced,
