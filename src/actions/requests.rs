@@ -99,6 +99,13 @@ impl Requests {
         }
     }
 
+    /// The secret of this consumer, if there is text in the Secret's key.
+    pub async fn secret(&self, object: &OAuthConsumer) -> kube::Result<Option<String>> {
+        let reference = &object.spec.secret_ref;
+        let secret = self.secrets.get(&reference.name).await?;
+        Ok(secret.data.and_then(|mut data| data.remove(&reference.key)).and_then(|value| String::from_utf8(value.0).ok()))
+    }
+
     /// Deletes the object that was shown, or none.
     pub async fn remove(&self, shown: &OAuthConsumer) -> kube::Result<()> {
         let params = DeleteParams { dry_run: self.dry_run, ..only(shown) };

@@ -90,6 +90,13 @@ pub enum Command {
     /// Removes a consumer. Its key is refused for good
     Remove(ChangeOptions),
 
+    /// Signs in as the consumer does, with its key and secret, and says what came of it
+    #[command(after_help = "Examples:
+  kubectl oauthconsumer check jazz                          # through a port-forward to the sign-in check, found by its labels
+  kubectl oauthconsumer check jazz --service oauth/oauth-signin
+  kubectl oauthconsumer check jazz --url https://api.example.com/ --secret-file jazz.secret")]
+    Check(CheckOptions),
+
     /// Says whether a consumer can sign in, why not, and what to type next
     Explain(ExplainOptions),
 
@@ -206,6 +213,24 @@ pub struct HoldOptions {
 }
 
 #[derive(Args)]
+pub struct CheckOptions {
+    /// The object's name
+    pub object: String,
+
+    /// Where to sign in: the gateway, or the sign-in check itself
+    #[arg(long, value_name = "URL", conflicts_with = "service")]
+    pub url: Option<String>,
+
+    /// The Service of the sign-in check
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub service: Option<String>,
+
+    /// The secret, from a file, or from standard input with `-`; unless given, it is read from the Secret
+    #[arg(long, value_name = "FILE")]
+    pub secret_file: Option<PathBuf>,
+}
+
+#[derive(Args)]
 pub struct ExplainOptions {
     /// The object's name
     pub object: String,
@@ -246,9 +271,14 @@ pub enum Output {
 impl Connection {
     /// The same flags, for kubectl.
     pub fn as_flags(&self) -> Vec<String> {
+        let namespace = self.namespace.iter().map(|namespace| format!("--namespace={namespace}"));
+        namespace.chain(self.for_another_namespace()).collect()
+    }
+
+    /// The same but for the namespace.
+    pub fn for_another_namespace(&self) -> Vec<String> {
         let file = self.kubeconfig.as_ref().map(|file| file.display().to_string());
-        let given =
-            [("--namespace", &self.namespace), ("--context", &self.context), ("--kubeconfig", &file), ("--as", &self.as_user)];
+        let given = [("--context", &self.context), ("--kubeconfig", &file), ("--as", &self.as_user)];
         let once = given.into_iter().filter_map(|(flag, value)| Some(format!("{flag}={}", value.as_ref()?)));
         once.chain(self.as_group.iter().map(|group| format!("--as-group={group}"))).collect()
     }

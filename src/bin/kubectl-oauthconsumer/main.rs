@@ -1,5 +1,6 @@
 //! `kubectl oauthconsumer`: a command for each thing that people do with consumers.
 
+mod check;
 mod cli;
 mod prompt;
 mod run;

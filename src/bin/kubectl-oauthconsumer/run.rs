@@ -11,11 +11,12 @@ use oauthconsumer_operator::api::{OAuthConsumer, SecretReference};
 use oauthconsumer_operator::controller::message;
 use tokio::time::timeout;
 
+use crate::check::{self, Answer};
 use crate::cli::{Cli, Command, Connection, EditOptions, How, ListOptions, Output, RegisterOptions};
 use crate::prompt;
 
 /// The answer is no.
-const NO: u8 = 3;
+pub const NO: u8 = 3;
 
 const NOT_CONFIRMED: u8 = 4;
 
@@ -43,6 +44,17 @@ pub async fn run(cli: Cli) -> Outcome {
         Command::Hold(options) => act(options.objects, options.how, Action::Hold { reason: options.reason }).await,
         Command::Release(options) => act(options.objects, options.how, Action::Release).await,
         Command::Remove(options) => act(options.objects, options.how, Action::Remove).await,
+        Command::Check(options) => {
+            let session = Session::open(&connection, How::default()).await?;
+            let object = session.get(&options.object).await?;
+            let secret = match &options.secret_file {
+                Some(file) => prompt::secret_from(file)?,
+                None => session.secret(&object).await?,
+            };
+            let answer = check::sign_in(&connection, &options, &object, &secret)?;
+            println!("{} ({}): {}", object.name_any(), object.spec.name, answer.said());
+            Ok(if answer == Answer::Refused { tell(&object) } else { answer.code() })
+        }
         Command::Explain(options) => {
             let session = Session::open(&connection, How::default()).await?;
             Ok(tell(&session.get(&options.object).await?))
@@ -211,6 +223,14 @@ impl Session {
 
     async fn get(&self, name: &str) -> Result<OAuthConsumer, String> {
         self.requests.get(name).await.map_err(|error| refusal(&format!("read {name} in {}", self.namespace), &error))
+    }
+
+    /// The value in the consumer's Secret.
+    async fn secret(&self, object: &OAuthConsumer) -> Result<String, String> {
+        let reference = &object.spec.secret_ref;
+        let what = format!("read the Secret {} (or give --secret-file)", reference.name);
+        let value = self.requests.secret(object).await.map_err(|error| refusal(&what, &error))?;
+        value.ok_or_else(|| format!("the Secret {} has no text under the key {}", reference.name, reference.key))
     }
 
     async fn names(&self) -> Vec<String> {
