@@ -25,6 +25,7 @@ mod lifecycle;
 mod limits;
 mod memory;
 mod permission;
+mod plugin;
 mod program;
 mod races;
 mod restores;

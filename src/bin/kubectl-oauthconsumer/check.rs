@@ -1,7 +1,7 @@
 //! A real sign-in, by curl; through `kubectl port-forward` where no URL is given.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 
 use oauthconsumer_operator::api::OAuthConsumer;
 
@@ -21,8 +21,11 @@ pub enum Answer {
     Other(u16),
 }
 
-/// Ended when it is dropped.
-struct PortForward(Child);
+/// Ended when it is dropped. kubectl goes on writing to its output, and would end if that were closed.
+struct PortForward {
+    kubectl: Child,
+    _output: BufReader<ChildStdout>,
+}
 
 /// Signs in with the consumer's key and this secret.
 pub fn sign_in(connection: &Connection, options: &CheckOptions, object: &OAuthConsumer, secret: &str) -> Result<Answer, String> {
@@ -120,18 +123,17 @@ impl Answer {
 impl PortForward {
     /// Forwards a free port, which kubectl names in its first line.
     fn to(connection: &Connection, namespace: &str, service: &str) -> Result<(Self, String), String> {
-        let mut child = Command::new("kubectl")
+        let mut kubectl = Command::new("kubectl")
             .args(["port-forward", "--namespace", namespace, &format!("service/{service}"), ":8080"])
             .args(connection.for_another_namespace())
             .stdout(Stdio::piped())
             .spawn()
             .map_err(|error| format!("kubectl cannot be run: {error}"))?;
-        let stdout = child.stdout.take();
-        let forward = Self(child);
+        let mut output = BufReader::new(kubectl.stdout.take().ok_or("kubectl has no output")?);
         let mut line = String::new();
-        if let Some(stdout) = stdout {
-            let _ = BufReader::new(stdout).read_line(&mut line);
-        }
+        let read = output.read_line(&mut line);
+        let forward = Self { kubectl, _output: output };
+        read.map_err(|error| format!("kubectl cannot be read: {error}"))?;
         let port = line.split_whitespace().find_map(|word| word.strip_prefix("127.0.0.1:"));
         let port = port.ok_or_else(|| format!("no port-forward to {namespace}/{service}; give --url instead"))?.to_owned();
         Ok((forward, port))
@@ -140,7 +142,7 @@ impl PortForward {
 
 impl Drop for PortForward {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.kubectl.kill();
+        let _ = self.kubectl.wait();
     }
 }
