@@ -3,7 +3,7 @@
 FROM rust:1-slim-bookworm AS build
 WORKDIR /src
 COPY . .
-RUN cargo build --locked --release && dev/image/root.sh target/release/oauthconsumer-operator /image
+RUN cargo build --locked --release --bin oauthconsumer-operator && dev/image/root.sh target/release/oauthconsumer-operator /image
 
 FROM scratch
 COPY --from=build /image/ /

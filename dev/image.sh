@@ -21,7 +21,7 @@ while [ $# -gt 0 ]; do
 done
 
 if [ -z "$binary" ]; then
-  cargo build --locked --release >&2
+  cargo build --locked --release --bin oauthconsumer-operator >&2
   binary=${CARGO_TARGET_DIR:-target}/release/oauthconsumer-operator
 fi
 

@@ -26,6 +26,7 @@ mod lifecycle;
 mod limits;
 mod memory;
 mod permission;
+mod plugin;
 mod program;
 mod races;
 mod reference;
