@@ -29,7 +29,7 @@ lint: ## formatting, clippy, licences and advisories, the chart, the words of th
 # Through a second file, so that a failed run leaves the first one whole.
 generate: ## the files made from the code: crds/, the chart's copy, and three pages of docs/reference/
 	mkdir -p crds target
-	cargo run --locked --quiet -- crd > target/oauthconsumers.yaml
+	cargo run --locked --quiet --bin oauthconsumer-operator -- crd > target/oauthconsumers.yaml
 	mv target/oauthconsumers.yaml crds/oauthconsumers.yaml
 	cp crds/oauthconsumers.yaml charts/oauthconsumer-operator/files/
 	GENERATE=1 cargo test --locked --quiet --test it -- reference::

@@ -90,8 +90,8 @@ fn revoked(record: &Record) -> Option<ConditionState> {
     let next = if revocation.disapproved {
         "To allow sign-in again, an approver sets spec.approved to true."
     } else {
-        "To allow sign-in again, an approver sets spec.approved to false, waits until status.decision.approved is false, and sets \
-         it to true."
+        "To allow sign-in again, an approver sets spec.approved to false. Once status.decision.approved is false, the approver \
+         sets spec.approved to true."
     };
     Some(ConditionState::new(
         ConditionStatus::False,

@@ -102,13 +102,13 @@ pub enum Reason {
     ///
     /// Cause: the value is shorter than [`--min-secret-bytes`](command-line.md).
     ///
-    /// Next step: [choose another secret](../how-to/stop.md#a-secret-has-leaked).
+    /// Next step: [choose another secret](resource.md#secrets).
     SecretTooShort,
     /// The secret is refused.
     ///
     /// Cause: the value is longer than 512 bytes.
     ///
-    /// Next step: [choose another secret](../how-to/stop.md#a-secret-has-leaked).
+    /// Next step: [choose another secret](resource.md#secrets).
     SecretTooLong,
     /// The secret is refused, because it contains [what a secret must not contain](resource.md#secrets).
     ///

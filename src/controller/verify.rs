@@ -122,7 +122,7 @@ impl Verification {
         }
         info!(
             seconds = waited.as_secs_f32(),
-            "all records have been compared with their objects, and let approved consumers sign in"
+            "all records have been compared with their objects; approved consumers can sign in"
         );
         Ok(CHECK_PERIOD)
     }

@@ -215,7 +215,7 @@ pub enum StoreError {
     #[error("the consumer key {0} is in use")]
     KeyInUse(ConsumerKey),
     /// No answer, or none in time. Whether a write happened is unknown.
-    /// Cause: the database is down, full, not reachable or refuses.
+    /// Cause: the database does not answer, is full, or refuses.
     /// Next step: [look at the line `store` of `/readyz`](../how-to/troubleshoot.md#a-pod-is-not-ready).
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
@@ -226,7 +226,7 @@ pub enum OpenError {
     /// Next step: correct `--store-url` or the file of `--store-url-file`.
     #[error("the store URL must begin with sqlite:// or postgres://")]
     UnknownScheme,
-    /// What is wrong with it is not said, because it may hold a password.
+    /// The message does not say what is wrong with the URL, because it may hold a password.
     /// Cause: often a character in the password that is not percent-encoded.
     /// Next step: correct the URL.
     #[error("the store URL cannot be understood; it has the form postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
@@ -235,7 +235,7 @@ pub enum OpenError {
     /// Next step: scale to one pod, or [install on PostgreSQL](../how-to/postgres.md).
     #[error("another controller uses {0}; a SQLite store has one controller: stop the other one, or use PostgreSQL")]
     Locked(String),
-    /// Cause: the disk, a network file system, or a copy of a file in use.
+    /// Cause: the disk, a network file system, or a copy that was made of a file in use.
     /// Next step: [restore the file](../how-to/backup.md#sqlite), or remove it.
     #[error(
         "{path} is damaged ({finding}); restore it from a backup, or remove it: the controller then writes all records again"
@@ -245,7 +245,7 @@ pub enum OpenError {
     /// Next step: [give the volume to user 65532](../how-to/install.md#when-it-does-not-install).
     #[error("failed to open {0}: {1}")]
     File(String, std::io::Error),
-    /// Cause: the database is down, not reachable or refuses.
+    /// Cause: the database does not answer, or refuses.
     /// Next step: none for `run`, `controller` and `signin`, which try again. Else check the URL and the server.
     #[error("failed to open the store: {0}")]
     Database(String),

@@ -3,17 +3,18 @@
 //! Texts come from what really happens (the same functions say them in a reconcile) or from the sources. Causes and next steps
 //! are in the comments right above them there: `Cause: ...` and `Next step: ...`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 
 use jiff::Timestamp;
 use oauthconsumer_operator::api::crd;
 use oauthconsumer_operator::consumer::{
-    Conclusion, ConditionState, ConsumerKey, EventReason, Failure, Object, Outcome, Reason, Record, Revocation, SecretLimits,
-    SecretOutcome, SecretProblem, State, Stored, conclude,
+    Conclusion, ConsumerKey, EventReason, Failure, Handling, Object, Outcome, Reason, Record, Revocation, SecretLimits,
+    SecretOutcome, SecretProblem, State, StatusUpdate, Stored, conclude,
 };
 use oauthconsumer_operator::telemetry::{Metrics, PortName};
 use serde_json::Value;
@@ -22,6 +23,8 @@ use strum::{EnumCount, EnumMessage, VariantArray};
 use crate::decisions::{VALUE, World, object};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+static KEY: LazyLock<ConsumerKey> = LazyLock::new(|| ConsumerKey::derive("cluster", "uid"));
 
 /// Where each error has to have a next step, because a program may end with it.
 const ENDS: [&str; 4] = ["src/bin/", "src/store/", "src/signin/tls.rs", "src/signin/directory.rs"];
@@ -65,113 +68,83 @@ fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String
 }
 
 fn code(text: &str) -> String {
-    format!("`{}`", text.trim().replace('\n', " "))
+    if text.contains('`') { format!("`` {} ``", text.trim()) } else { format!("`{}`", text.trim()) }
 }
 
-/// A comment in parts: what it means, the cause, and the next step. Each may be empty.
-fn parts(comment: &str) -> [String; 3] {
+/// What a comment says: what it means, then `Cause: ...` and `Next step: ...`, which may be left out if nothing is wrong.
+fn explained(comment: &str, what_is_wrong: &str) -> String {
     let text = comment.split_whitespace().collect::<Vec<_>>().join(" ");
-    let (text, next) = text.split_once("Next step: ").unwrap_or((&text, ""));
-    let (meaning, cause) = text.split_once("Cause: ").unwrap_or((text, ""));
-    [meaning, cause, next].map(|part| part.trim().to_owned())
-}
-
-/// The same in one cell; it has to have a next step.
-fn explained(comment: &str, of: &str) -> String {
-    let [meaning, cause, next] = parts(comment);
-    assert!(!next.is_empty(), "a comment above it has to say the next step, as `Next step: ...`: {of}");
-    let cause = if cause.is_empty() { cause } else { format!("Cause: {cause}") };
-    [meaning, cause, format!("Next step: {next}")].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+    assert!(what_is_wrong.is_empty() || text.contains("Next step: "), "`// Next step: ...` is missing above: {what_is_wrong}");
+    text
 }
 
 // === What conditions and events say ===
 
 fn failure_samples() -> [Failure; Failure::COUNT] {
-    [
-        Failure::Conflict("CAUSE".into()),
-        Failure::Store("CAUSE".into()),
-        Failure::KeyInUse("KEY".into()),
-        Failure::Api("failed to VERB OBJECT: CAUSE".into()),
-        Failure::Internal("CAUSE".into()),
-    ]
+    let cause = || "CAUSE".to_owned();
+    let api = Failure::Api("failed to VERB OBJECT: CAUSE".into());
+    [Failure::Conflict(cause()), Failure::Store(cause()), Failure::KeyInUse("KEY".into()), api, Failure::Internal(cause())]
 }
 
 /// What is said of a consumer, for one case of each kind.
 fn conclusions() -> Vec<Conclusion> {
-    type Change<'a> = &'a dyn Fn(&mut Object);
-    let changed = |world: &World, change: Change| {
-        let mut world = world.clone();
-        change(world.object.as_mut().unwrap());
-        world
+    let edit = |world: &World, change: fn(&mut World, &mut Object)| {
+        let (mut world, mut object) = (world.clone(), world.object.clone().unwrap());
+        object.generation += 1;
+        change(&mut world, &mut object);
+        World { object: Some(object), ..world }
     };
-    // The next generation of the object.
-    let then = |world: &World, change: Change| changed(&changed(&world.settle().0, &|object| object.generation += 1), change);
     let new = World { object: Some(object()), secret: Some(("1", VALUE)), record: None, guarded: true };
-    let approved = changed(&new, &|object| (object.approved, object.decided_by) = (Some(true), Some("alice".into())));
-    let held = then(&approved, &|object| object.hold = Some("REASON".into()));
+    let approved = edit(&new, |_, object| (object.approved, object.decided_by) = (Some(true), Some("alice".into())));
     let known = approved.settle().0;
-    let stored = known.record.clone().unwrap();
-    let going = |finalizer: Option<&str>| {
-        changed(&known, &|object| {
-            (object.deleting, object.other_finalizers) = (true, finalizer.map(str::to_owned).into_iter().collect());
-        })
-    };
+    let held = edit(&known, |_, object| object.hold = Some("REASON".into()));
+    let going = edit(&known, |_, object| object.deleting = true);
     let worlds = [
-        new.clone(),
-        approved.clone(),
-        then(&approved, &|object| (object.approved, object.decided_by) = (Some(false), Some("bob".into()))),
-        then(&approved, &|object| (object.approved, object.decided_by) = (None, Some("bob".into()))),
-        held.clone(),
-        then(&held, &|object| object.hold = None),
-        World { guarded: false, ..approved.clone() },
-        World { secret: Some(("2", "another secret, long enough")), ..known.clone() },
-        changed(&approved, &|object| object.published.key = Some(stored.record.consumer_key.to_string())),
-        World { record: Some(Stored { intact: false, ..stored.clone() }), ..known.clone() },
-        changed(&new, &|object| object.published.key = Some("ANOTHER-KEY".into())),
-        going(Some("FINALIZER")),
+        edit(&known, |_, object| (object.approved, object.decided_by) = (Some(false), Some("bob".into()))),
+        edit(&known, |_, object| (object.approved, object.decided_by) = (None, Some("bob".into()))),
+        edit(&held.settle().0, |_, object| object.hold = None),
+        edit(&approved, |world, _| world.guarded = false),
+        edit(&known, |world, _| world.secret = Some(("2", "another secret, long enough"))),
+        edit(&approved, |_, object| object.published.key = Some(KEY.to_string())),
+        edit(&known, |world, _| world.record.as_mut().unwrap().intact = false),
+        edit(&new, |_, object| object.published.key = Some("ANOTHER-KEY".into())),
+        edit(&going, |_, object| object.other_finalizers = vec!["FINALIZER".into()]),
     ];
-    let mut conclusions: Vec<_> = worlds
-        .iter()
-        .map(|world| conclude(&world.look(), &Outcome { record: world.settle().0.record, ..Outcome::default() }))
-        .collect();
+    let settled = |world: &World| conclude(&world.look(), &Outcome { record: world.settle().0.record, ..Outcome::default() });
+    let mut said: Vec<_> = [&new, &approved, &held].into_iter().chain(&worlds).map(settled).collect();
 
-    let said_of = |world: &World, record: Record, failure: Option<Failure>, cluster_restored: bool| {
-        let version = stored.version + i64::from(record != stored.record);
-        let record = Some(Stored { record, version, ..stored.clone() });
-        conclude(&world.look(), &Outcome { record, failure, cluster_restored })
+    // What another writer, or no writer, has left in the store.
+    let stored = known.record.clone().unwrap();
+    let mut say = |world: &World, record: &Record, failure: Option<Failure>| {
+        let cluster_restored = matches!(failure, Some(Failure::Conflict(_)));
+        let record = Some(Stored { record: record.clone(), version: stored.version + 1, ..stored.clone() });
+        said.push(conclude(&world.look(), &Outcome { record, failure, cluster_restored }));
     };
-    let record = || stored.record.clone();
     for problem in SecretProblem::VARIANTS {
-        let refused = Record { secret: SecretOutcome::Refused(*problem), secret_floor: 16, ..record() };
-        conclusions.push(said_of(&known, refused, None, false));
+        say(&known, &Record { secret: SecretOutcome::Refused(*problem), ..stored.record.clone() }, None);
     }
     for disapproved in [false, true] {
         let revocation = Some(Revocation { at: Timestamp::UNIX_EPOCH, reason: "REASON".into(), disapproved });
-        conclusions.push(said_of(&known, Record { state: State::Revoked, revocation, ..record() }, None, false));
+        say(&known, &Record { state: State::Revoked, revocation, ..stored.record.clone() }, None);
     }
-    conclusions.push(said_of(&known, stored.clone().out_of_scope(), None, false));
-    conclusions.push(said_of(&known, record(), Some(Failure::Conflict(String::new())), true));
-    let adopting = changed(&known, &|object| object.adopted_key = ConsumerKey::parse("ANOTHER-KEY").ok());
+    say(&known, &stored.clone().out_of_scope(), None);
+    say(&going, &stored.record.clone().removed(), Some(Failure::Api("CAUSE".into())));
+    let adopting = edit(&known, |_, object| object.adopted_key = ConsumerKey::parse("ANOTHER-KEY").ok());
     for failure in failure_samples() {
-        conclusions.push(said_of(&known, record(), Some(failure.clone()), false));
-        conclusions.push(said_of(&going(None), record(), Some(failure.clone()), false));
-        if matches!(failure, Failure::KeyInUse(_)) {
-            conclusions.push(said_of(&adopting, record(), Some(failure), false));
+        for world in [&known, &adopting, &going] {
+            say(world, &stored.record, Some(failure.clone()));
         }
     }
-    conclusions.push(said_of(&going(None), record().removed(), Some(Failure::Api("CAUSE".into())), false));
-    let status =
-        said_of(&known, record(), None, false).status.map(oauthconsumer_operator::consumer::StatusUpdate::without_secret);
-    conclusions.push(Conclusion { status, events: Vec::new(), ..conclusions[0].clone() });
-    conclusions
+    let status = said[0].status.clone().map(StatusUpdate::without_secret);
+    said.push(Conclusion { status, ..said[0].clone() });
+    said
 }
 
 fn conditions(conclusions: &[Conclusion]) -> String {
-    let key = ConsumerKey::derive("cluster", "uid");
-    let mut said: BTreeMap<&str, (Vec<String>, Vec<String>)> = BTreeMap::new();
+    let mut said: HashMap<Reason, [Vec<String>; 2]> = HashMap::new();
     let mut add = |reason: Reason, kind: &str, status: &str, message: &str| {
-        let (conditions, messages) = said.entry(reason.into()).or_default();
-        for (list, one) in [(conditions, format!("{kind}={status}")), (messages, message.replace(key.as_str(), "KEY"))] {
+        let lists = said.entry(reason).or_default();
+        for (list, one) in lists.iter_mut().zip([format!("{kind}={status}"), message.replace(KEY.as_str(), "KEY")]) {
             if !list.contains(&one) {
                 list.push(one);
             }
@@ -184,75 +157,73 @@ fn conditions(conclusions: &[Conclusion]) -> String {
         add(Reason::Pending, text("type"), text("status"), text("message"));
     }
     for status in conclusions.iter().filter_map(|conclusion| conclusion.status.as_ref()) {
-        let always = [("Ready", &status.ready), ("Active", &status.active), ("Approved", &status.approved)];
-        let perhaps = [("SecretReady", &status.secret_ready), ("Stalled", &status.stalled)];
-        let perhaps = perhaps.into_iter().filter_map(|(kind, state)| Some((kind, state.as_ref()?)));
-        for (kind, ConditionState { status, reason, message }) in always.into_iter().chain(perhaps) {
-            add(*reason, kind, &status.to_string(), message);
+        let StatusUpdate { ready, active, approved, secret_ready, stalled, .. } = status;
+        let all = [("Ready", Some(ready)), ("Active", Some(active)), ("Approved", Some(approved))];
+        for (kind, state) in all.into_iter().chain([("SecretReady", secret_ready.as_ref()), ("Stalled", stalled.as_ref())]) {
+            if let Some(state) = state {
+                add(state.reason, kind, &state.status.to_string(), &state.message);
+            }
         }
     }
     let mut text = String::new();
     for reason in Reason::VARIANTS {
-        let (conditions, messages) = said.get(<&str>::from(reason)).unwrap_or_else(|| panic!("no case has the reason {reason}"));
-        let [meaning, cause, next] = parts(reason.get_documentation().unwrap_or_default());
+        let [conditions, messages] = said.get(reason).unwrap_or_else(|| panic!("no case has the reason {reason}"));
         let is_good = conditions.iter().all(|condition| condition.ends_with("=True"));
-        assert!(!meaning.is_empty() && (is_good || !(cause.is_empty() || next.is_empty())), "{reason} has to be explained");
-        writeln!(text, "### `{reason}`\n\n{meaning}\n\n* Conditions: {}.", code(&conditions.join("`, `"))).unwrap();
-        for (what, part) in [("Cause", cause), ("Next step", next)].iter().filter(|(_, part)| !part.is_empty()) {
-            writeln!(text, "* {what}: {part}").unwrap();
-        }
+        let parts = explained(reason.get_documentation().unwrap(), if is_good { "" } else { reason.into() });
+        let parts = parts.replace("Cause: ", "\n\n* Cause: ").replace("Next step: ", "\n* Next step: ").replace(" \n", "\n");
+        writeln!(text, "### `{reason}`\n\n{parts}{}", if is_good { "\n" } else { "" }).unwrap();
+        writeln!(text, "* Conditions: {}", conditions.iter().map(|text| code(text)).collect::<Vec<_>>().join(", ")).unwrap();
         // The messages of a Secret's problems are in a table of their own.
-        if SecretProblem::VARIANTS.iter().any(|problem| problem.reason() == *reason) {
-            writeln!(text, "* Message: see [problems with a Secret](#problems-with-a-secret).").unwrap();
+        let is_of_secret = SecretProblem::VARIANTS.iter().any(|problem| problem.reason() == *reason);
+        let messages = if is_of_secret {
+            vec!["[problems with a Secret](#problems-with-a-secret)".into()]
         } else {
-            for message in messages {
-                writeln!(text, "* Message: {}", code(message)).unwrap();
-            }
-        }
-        text.push('\n');
+            messages.iter().map(|text| code(text)).collect()
+        };
+        writeln!(text, "* Message: {}\n", messages.join("\n* Or: ")).unwrap();
     }
     text
 }
 
 fn secrets() -> String {
+    let Object { namespace, secret_ref, .. } = object();
+    let message = |problem: &SecretProblem| code(&problem.message(&namespace, &secret_ref, SecretLimits::default()));
     let row = |problem: &SecretProblem| {
-        let Object { namespace, secret_ref, .. } = object();
-        let message = problem.message(&namespace, &secret_ref, SecretLimits::default());
-        [code(&problem.reason().to_string()), problem.get_documentation().unwrap().to_owned(), code(&message)]
+        [code(&problem.reason().to_string()), problem.get_documentation().unwrap().into(), message(problem)]
     };
     table(["Reason", "Cause", "Message, with the next step"], SecretProblem::VARIANTS.iter().map(row))
 }
 
 fn events(conclusions: &[Conclusion]) -> String {
-    let key = ConsumerKey::derive("cluster", "uid");
     let row = |reason: &EventReason| {
-        let of_it = || conclusions.iter().flat_map(|conclusion| &conclusion.events).filter(|event| event.reason == *reason);
-        let is_warning = of_it().next().unwrap_or_else(|| panic!("no case has the event {reason}")).is_warning();
-        let doc = reason.get_documentation().unwrap();
-        let meaning = if is_warning { explained(doc, <&str>::from(reason)) } else { parts(doc)[0].clone() };
-        let mut notes: Vec<_> = of_it().map(|event| code(&event.note.replace(key.as_str(), "KEY"))).collect();
-        notes.dedup();
-        notes.truncate(if *reason == EventReason::SecretUnusable { 1 } else { notes.len() });
-        [code(&reason.to_string()), if is_warning { "Warning" } else { "Normal" }.into(), meaning, notes.join("<br>")]
+        let of_it: Vec<_> = conclusions.iter().flat_map(|said| &said.events).filter(|event| event.reason == *reason).collect();
+        let is_warning = of_it.first().unwrap_or_else(|| panic!("no case has the event {reason}")).is_warning();
+        let notes: BTreeSet<_> = of_it.iter().map(|event| code(&event.note.replace(KEY.as_str(), "KEY"))).collect();
+        let notes = if *reason == EventReason::SecretUnusable {
+            "[The problem](#problems-with-a-secret)".into()
+        } else {
+            Vec::from_iter(notes).join("<br>")
+        };
+        let kind = if is_warning { "Warning" } else { "Normal" };
+        [
+            code(&reason.to_string()),
+            kind.into(),
+            explained(reason.get_documentation().unwrap(), if is_warning { reason.into() } else { "" }),
+            notes,
+        ]
     };
     table(["Event", "Type", "Meaning and next step", "Text"], EventReason::VARIANTS.iter().map(row))
 }
 
 fn failures() -> String {
     let row = |failure: Failure| {
-        let handling = failure.handling();
-        let status = handling
-            .ready
-            .map_or("stays".into(), |(status, reason)| format!("[{status}, `{reason}`](#{})", reason.to_string().to_lowercase()));
-        let result = <&str>::from(handling.result);
-        [
-            code(result),
-            failure.get_documentation().unwrap().to_owned(),
-            status,
-            if handling.is_logged { "yes" } else { "no" }.into(),
-        ]
+        let Handling { result, is_logged, ready, .. } = failure.handling();
+        let status = ready
+            .map_or("stays".into(), |(status, reason)| format!("{status}, [`{reason}`](#{})", reason.to_string().to_lowercase()));
+        let level = if is_logged { "warn" } else { "debug" };
+        [code(result.into()), failure.get_documentation().unwrap().into(), status, level.into()]
     };
-    table(["`result`", "Meaning", "Condition `Ready`", "Logged"], failure_samples().map(row))
+    table(["`result`", "Meaning", "Condition `Ready`", "Logged as"], failure_samples().map(row))
 }
 
 // === What the schema and the chart say ===
@@ -274,19 +245,18 @@ fn schema() -> String {
 
 /// The text of a CEL expression that joins strings: what is not a string stands in braces, by its last name.
 fn spelled_out(cel: &str) -> String {
-    let (mut text, mut name) = (String::new(), String::new());
-    for (index, part) in cel.replace(r"\'", "\u{0}").split('\'').enumerate() {
+    let parts = cel.replace(r"\'", "\u{0}");
+    let parts = parts.split('\'').enumerate().map(|(index, part)| {
+        let name = part.trim_matches(['+', ' ']).rsplit('.').next().unwrap();
         if index % 2 == 1 {
-            text.push_str(part);
+            part.into()
+        } else if name.is_empty() {
+            String::new()
         } else {
-            name.clear();
-            name.push_str(part.trim_matches(|c: char| c == '+' || c.is_whitespace()).rsplit('.').next().unwrap());
-            if !name.is_empty() {
-                write!(text, "{{{name}}}").unwrap();
-            }
+            format!("{{{name}}}")
         }
-    }
-    text.replace('\u{0}', "'")
+    });
+    parts.collect::<String>().replace('\u{0}', "'")
 }
 
 fn policies() -> String {
@@ -296,7 +266,7 @@ fn policies() -> String {
         let Some(name) = file.file_stem().unwrap().to_str().unwrap().strip_prefix("policy-") else { continue };
         let meaning =
             source.split_once("{{- /*").and_then(|(_, rest)| rest.split_once("*/}}")).expect("a comment says what for").0;
-        writeln!(text, "### `oauthconsumers-{name}`\n\n{}\n", parts(meaning)[0]).unwrap();
+        writeln!(text, "### `oauthconsumers-{name}`\n\n{}\n", explained(meaning, "")).unwrap();
         let mut lines = source.lines().peekable();
         while let Some(line) = lines.next() {
             let Some((key, value)) = line.trim().split_once(':').filter(|(key, _)| key.starts_with("message")) else { continue };
@@ -317,8 +287,7 @@ fn policies() -> String {
 fn chart() -> String {
     let source = read("charts/oauthconsumer-operator/templates/_checks.tpl");
     let messages = source.split("{{- fail ").skip(1).map(|rest| literals(rest.trim_start_matches("(printf ")).remove(0));
-    let plain = |message: String| code(&message.replace("%s", "…").replace("%d", "…").replace('`', "\""));
-    messages.fold(String::new(), |text, message| text + "* " + &plain(message) + "\n")
+    table(["Message, with the next step"], messages.map(|message| [code(&message.replace("%s", "…").replace("%d", "…"))]))
 }
 
 // === What the sources say ===
@@ -386,7 +355,7 @@ fn logs() -> String {
     for (level, opening) in [("error", " error!("), ("warn", " warn!("), ("info", " info!(")] {
         // `{}` is the text of an event.
         for (file, text, comment) in said(opening).into_iter().filter(|(_, text, _)| text != "{}") {
-            let explained = if level == "info" { String::new() } else { explained(&comment, &format!("{file}: {text}")) };
+            let explained = explained(if level == "info" { "" } else { &comment }, if level == "info" { "" } else { &text });
             rows.push([level.into(), code(&text), explained, code(file.trim_start_matches("src/"))]);
         }
     }
@@ -398,7 +367,7 @@ fn errors() -> String {
     let text = |text: &str| (0..3).fold(text.to_owned(), |text, n| text.replace(&format!("{{{n}}}"), "…"));
     table(
         ["Text", "Cause and next step"],
-        rows.map(|(_, message, comment)| [code(&text(&message).replace('`', "\"")), explained(&comment, &message)]),
+        rows.map(|(_, message, comment)| [code(&text(&message)), explained(&comment, &message)]),
     )
 }
 
@@ -411,45 +380,39 @@ fn metrics() -> String {
         metrics.connections_refused.inc(port);
     }
     let (text, mut found) = (metrics.render(), BTreeMap::<&str, [String; 4]>::new());
-    // Comments first, and the labels' values in one order.
-    let mut lines: Vec<_> = text.lines().collect();
-    lines.sort_unstable();
-    for line in lines {
-        if let Some((what, (name, value))) = line
-            .strip_prefix("# ")
-            .and_then(|rest| rest.split_once(' '))
-            .and_then(|(what, rest)| Some((what, rest.split_once(' ')?)))
-        {
+    for line in text.lines().collect::<BTreeSet<_>>() {
+        let words: Vec<_> = line.splitn(4, ' ').collect();
+        if let ["#", what @ ("HELP" | "TYPE"), name, value] = words[..] {
             let row = found.entry(name).or_default();
-            row[0] = code(name);
-            match what {
-                "HELP" => value.clone_into(&mut row[3]),
-                "TYPE" => value.clone_into(&mut row[1]),
-                _ => {}
-            }
-        } else if let Some((name, label)) = line.split_once('{').filter(|(_, label)| !label.starts_with("le=")) {
+            (row[0], row[if what == "HELP" { 3 } else { 1 }]) = (code(name), value.to_owned());
+        } else if let Some((name, labels)) = line.split_once('{').filter(|(_, labels)| !labels.starts_with("le=")) {
             let row = found.get_mut(name.trim_end_matches("_total")).unwrap();
-            let (label, value) = label.split_once("=\"").unwrap();
-            let first = if row[2].is_empty() { format!("`{label}`: ") } else { format!("{}, ", row[2]) };
-            row[2] = format!("{first}{}", code(value.split('"').next().unwrap()));
+            let (label, value) = labels.split('}').next().unwrap().split_once('=').unwrap();
+            let before = if row[2].is_empty() { format!("{label}: ") } else { format!("{}, ", row[2]) };
+            row[2] = before + &code(value.trim_matches('"'));
         }
     }
     table(["Metric", "Type", "Label", "Meaning"], found.into_values())
 }
 
 fn commands() -> String {
-    let help = |args: &[&str]| {
-        let mut program = Command::new(env!("CARGO_BIN_EXE_oauthconsumer-operator"));
-        let output = program.args(args).arg("--help").env_clear().env("COLUMNS", "100").output().unwrap();
+    let help = |program: &str, args: &[&str]| {
+        let output = Command::new(program).args(args).arg("--help").env_clear().env("COLUMNS", "100").output().unwrap();
         let lines = String::from_utf8(output.stdout).unwrap();
-        lines.lines().fold(String::new(), |text, line| text + line.trim_end() + "\n")
+        format!("```text\n{}\n```\n", lines.lines().map(str::trim_end).collect::<Vec<_>>().join("\n"))
     };
-    let all = help(&[]);
-    let names = all.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
-    let names = names.filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).filter(|name| !["", "help"].contains(name));
-    let mut text = format!("## All commands\n\n```text\n{all}```\n");
-    for name in names {
-        write!(text, "\n## {name}\n\n```text\n{}```\n", help(&[name])).unwrap();
+    let mut text = String::new();
+    let operator = env!("CARGO_BIN_EXE_oauthconsumer-operator");
+    for (name, program) in
+        [("oauthconsumer-operator", operator), ("kubectl oauthconsumer", env!("CARGO_BIN_EXE_kubectl-oauthconsumer"))]
+    {
+        let all = help(program, &[]);
+        writeln!(text, "## {name}\n\n{all}").unwrap();
+        let names = all.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+        let names = names.filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+        for command in names.filter(|name| !["", "help"].contains(name)) {
+            writeln!(text, "### {name} {command}\n\n{}", help(program, &[command])).unwrap();
+        }
     }
     text
 }
