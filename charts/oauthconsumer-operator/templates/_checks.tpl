@@ -1,4 +1,4 @@
-{{/* What no schema can say in words. */}}
+{{/* Checks of the values that the schema cannot make, or cannot explain. */}}
 {{- define "oac.checks" -}}
 {{- $all := .Values.secrets.clusterWide -}}
 {{- if and (not .Values.namespaces) (not $all) }}
@@ -21,7 +21,7 @@
 {{- end }}
 {{- end }}
 
-{{/* The number of threads that hash, of which there is one for each whole core of limits.cpu; 0 if that is unlimited. */}}
+{{/* The number of threads that hash: one for each whole core of limits.cpu; 0 if that is unlimited. */}}
 {{- define "oac.hash-threads" -}}
 {{- $cpu := dig "limits" "cpu" "" .resources | toString -}}
 {{- $cores := 0 -}}
@@ -47,8 +47,8 @@
 {{- end }}
 
 {{/*
-Who guesses makes all threads hash, and who hoards connections to /signin makes each of the 1,024 cost 32 KiB, or 64 KiB with TLS:
-a pod must not be killed for it. 64 MiB are for everything else, at the very least.
+Fails if a client could exhaust a pod's memory. With wrong secrets, a client can make all threads hash. With the 1,024 connections to
+/signin, it can make each take 32 KiB, or 64 KiB with TLS. At least 64 MiB are for everything else.
 */}}
 {{- define "oac.check-memory" -}}
 {{- $threads := include "oac.hash-threads" . | int }}
@@ -61,7 +61,7 @@ a pod must not be killed for it. 64 MiB are for everything else, at the very lea
 {{- end }}
 {{- end }}
 
-{{/* YAML reads a bare off as false. */}}
+{{/* YAML reads off without quotes as false. */}}
 {{- define "oac.approval-proof" -}}
 {{- if has (toString .Values.approval.proof) (list "off" "false") }}off{{ else }}required{{ end -}}
 {{- end }}

@@ -3,7 +3,7 @@ helm.sh/hook: {{ ternary "post-delete" "pre-delete" .Values.uninstall.force }}
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end }}
 
-{{/* The metadata of what the Job needs: there before it. Call with (dict "root" $ "name" NAME "namespace" NAMESPACE). */}}
+{{/* The metadata of objects that the Job needs, so they are made first. Call with (dict "root" $ "name" NAME "namespace" NAMESPACE). */}}
 {{- define "oac.cleanup-metadata" -}}
 name: {{ .name }}
 {{- with .namespace }}

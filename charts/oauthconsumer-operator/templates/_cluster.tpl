@@ -5,8 +5,8 @@
 {{- end }}
 
 {{/*
-Whether the API server serves MutatingAdmissionPolicies as v1, which Kubernetes does from 1.36 on. A server that was asked has
-told its kinds; where none was, as in `helm template`, the version has to do.
+Whether the API server serves MutatingAdmissionPolicies as v1, as Kubernetes does from 1.36 on. `helm template` asks no API server, so
+there the version decides.
 */}}
 {{- define "oac.can-stamp" -}}
 {{- if .Capabilities.APIVersions.Has "v1/Pod" -}}
@@ -15,8 +15,8 @@ told its kinds; where none was, as in `helm template`, the version has to do.
 {{- end }}
 
 {{/*
-Metadata of what there is once in a cluster. It stays when the release goes: the CRD, because with it all consumers would go,
-and with it the rest, because a CRD that stays must not stay unguarded. Call with (dict "root" $ "name" NAME).
+The metadata of objects that a cluster has once. They stay after an uninstall: without the CRD all consumers would be deleted, and
+without the others the CRD would be unprotected. Call with (dict "root" $ "name" NAME).
 */}}
 {{- define "oac.cluster-metadata" -}}
 name: {{ .name }}
@@ -29,7 +29,7 @@ labels:
   {{- end }}
 {{- end }}
 
-{{/* The binding of a policy: everywhere, and it denies. */}}
+{{/* The binding of a policy, in all namespaces, with denials. */}}
 {{- define "oac.policy-binding" -}}
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingAdmissionPolicyBinding

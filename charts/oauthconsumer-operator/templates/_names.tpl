@@ -1,4 +1,4 @@
-{{/* The labels of everything. Call with (dict "root" $ "component" "controller"). */}}
+{{/* The labels of all objects. Call with (dict "root" $ "component" "controller"). */}}
 {{- define "oac.labels" -}}
 {{ include "oac.selector" . }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
@@ -7,14 +7,14 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{/* What tells the pods of a component from all others; it never changes. */}}
+{{/* The labels that select the pods of a component. They must never change. */}}
 {{- define "oac.selector" -}}
 app.kubernetes.io/name: {{ .root.Chart.Name }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
-{{/* What is named for the whole cluster has to tell releases of one name in two namespaces apart. */}}
+{{/* A name for the whole cluster, different for two releases of the same name in two namespaces. */}}
 {{- define "oac.clusterwide-name" -}}
 {{ .Release.Namespace }}:{{ .Release.Name }}
 {{- end }}

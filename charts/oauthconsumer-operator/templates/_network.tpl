@@ -1,4 +1,4 @@
-{{/* Where the pods may turn to. Each is a list of egress rules. */}}
+{{/* What the pods may connect to, as lists of egress rules. */}}
 {{- define "oac.to-dns" -}}
 - ports:
   - {port: 53, protocol: UDP}
@@ -28,7 +28,7 @@
   {{- end }}
 {{- end }}
 
-{{/* Who may turn to a pod that checks sign-ins, and to its metrics. */}}
+{{/* Which clients may connect to the sign-in check, and to the metrics. */}}
 {{- define "oac.from-gateways" -}}
 - ports:
   - {port: signin, protocol: TCP}

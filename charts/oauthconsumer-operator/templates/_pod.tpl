@@ -28,7 +28,7 @@ annotations:
 {{- end }}
 {{- end }}
 
-{{/* What all pods have in common: where they run, as whom, and the Pod Security Standard `restricted`. */}}
+{{/* The common part of all pods: where they run, as which user, and the Pod Security Standard `restricted`. */}}
 {{- define "oac.pod-common" -}}
 enableServiceLinks: false
 securityContext:
@@ -36,7 +36,7 @@ securityContext:
   runAsUser: 65532
   runAsGroup: 65532
   fsGroup: 65532
-  # The store's files are for their owner alone: leave their modes as they are once the volume is ours.
+  # Only their owner may read the store's files, so their modes stay as they are once the volume is ours.
   fsGroupChangePolicy: OnRootMismatch
   seccompProfile: {type: RuntimeDefault}
 {{- with .Values.imagePullSecrets }}
@@ -60,7 +60,7 @@ affinity:
 {{- end }}
 {{- end }}
 
-{{/* Pods of a component on different nodes and in different zones, where there are any. */}}
+{{/* Pods of a component prefer different nodes and zones. */}}
 {{- define "oac.spread" -}}
 topologySpreadConstraints:
 {{- $context := . }}
@@ -71,7 +71,7 @@ topologySpreadConstraints:
   labelSelector:
     matchLabels:
       {{- include "oac.selector" $context | nindent 6 }}
-  matchLabelKeys: [pod-template-hash] # of one release: a rollout's old pods do not count
+  matchLabelKeys: [pod-template-hash] # the old pods of a rollout do not count
 {{- end }}
 {{- end }}
 
@@ -85,9 +85,8 @@ securityContext:
 {{- end }}
 
 {{/*
-livez depends on nothing but the process itself, so only a process that does not answer at all is restarted; its port is open
-before anything else is looked at, hence the same question tells when it has started. readyz is what takes a pod out of the
-Service; what it says of the store is what the process learned within the last seconds.
+/livez depends only on the process itself, so only a process that does not answer is restarted. Its port opens first, so it serves as
+the startup probe, too. /readyz takes a pod out of the Service. Its result for the store is a few seconds old.
 */}}
 {{- define "oac.probes" -}}
 startupProbe:
@@ -145,7 +144,7 @@ readinessProbe:
 {{- end }}
 {{- end }}
 
-{{/* What a container that uses PostgreSQL mounts, and the volumes for it. No subPath: it would keep changes from arriving. */}}
+{{/* The mounts and volumes of a container that uses PostgreSQL. No subPath, because changes do not arrive through one. */}}
 {{- define "oac.postgres-mounts" -}}
 {{- $ca := .Values.store.postgres.ca -}}
 - {name: store-url, mountPath: /etc/oauthconsumer-operator/store, readOnly: true}
