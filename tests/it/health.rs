@@ -59,8 +59,7 @@ fn an_object_without_a_status_is_on_its_way() {
 #[tokio::test(flavor = "multi_thread")]
 async fn healthy_is_what_needs_nothing_but_a_decision() {
     let (cluster, store) = (Cluster::new().await, TestStore::sqlite().await);
-    let waiting = "Progressing | Waiting for the controller. If this lasts, ask an administrator whether a controller manages this \
-                   namespace.";
+    let waiting = "Progressing | Waiting for the controller";
     assert_eq!(health(&cluster.consumer("jazz", json!({})).await), waiting);
     let faulty = FaultyStore::over(&store);
     let operator = Operator::start(&cluster, faulty.clone()).await;
