@@ -13,6 +13,9 @@ use crate::api::{OAuthConsumer, OAuthConsumerSpec, SecretReference};
 /// Characters of a secret that is made here: more than 256 bits.
 const SUGGESTED_LENGTH: usize = 48;
 
+/// Attempts at one change, while the controller writes the status meanwhile.
+const ATTEMPTS: u32 = 5;
+
 /// A new consumer.
 pub struct Registration {
     pub object: String,
@@ -79,11 +82,14 @@ impl Requests {
 
     /// Changes the object that was shown, or nothing: its version goes with the patch.
     pub async fn change(&self, shown: &OAuthConsumer, spec: &Value) -> kube::Result<OAuthConsumer> {
-        let patch = json!({
-            "metadata": { "uid": shown.uid(), "resourceVersion": shown.resource_version() },
-            "spec": spec,
-        });
-        self.consumers.patch(&shown.name_any(), &self.written_by(), &Patch::Merge(patch)).await
+        let patch = async |present: OAuthConsumer| {
+            let patch = json!({
+                "metadata": { "uid": present.uid(), "resourceVersion": present.resource_version() },
+                "spec": spec,
+            });
+            self.consumers.patch(&present.name_any(), &self.written_by(), &Patch::Merge(patch)).await
+        };
+        self.as_shown(shown, patch).await
     }
 
     /// Gives the Secret of this consumer a new value. Makes it where it is missing.
@@ -108,8 +114,32 @@ impl Requests {
 
     /// Deletes the object that was shown, or none.
     pub async fn remove(&self, shown: &OAuthConsumer) -> kube::Result<()> {
-        let params = DeleteParams { dry_run: self.dry_run, ..only(shown) };
-        self.consumers.delete(&shown.name_any(), &params).await.map(drop)
+        let delete = async |present: OAuthConsumer| {
+            let params = DeleteParams { dry_run: self.dry_run, ..only(&present) };
+            self.consumers.delete(&present.name_any(), &params).await.map(drop)
+        };
+        self.as_shown(shown, delete).await
+    }
+
+    /// Tries again when nothing but the status has changed since the object was shown: the controller does that all the time.
+    async fn as_shown<T>(
+        &self,
+        shown: &OAuthConsumer,
+        request: impl AsyncFn(OAuthConsumer) -> kube::Result<T>,
+    ) -> kube::Result<T> {
+        let mut present = shown.clone();
+        for _ in 1..ATTEMPTS {
+            match request(present).await {
+                Err(kube::Error::Api(status)) if status.code == 409 => {
+                    present = self.get(&shown.name_any()).await?;
+                    if (present.uid(), present.metadata.generation) != (shown.uid(), shown.metadata.generation) {
+                        return Err(kube::Error::Api(status));
+                    }
+                }
+                done => return done,
+            }
+        }
+        request(present).await
     }
 
     fn written_by(&self) -> PatchParams {

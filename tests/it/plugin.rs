@@ -200,6 +200,11 @@ async fn what_was_not_shown_is_not_decided_upon() {
     cluster.consumer("jazz", json!({})).await;
     assert!(requests.change(&shown, &json!({ "approved": true })).await.is_err());
     assert_eq!(requests.get("jazz").await.unwrap().spec.approved, None);
+    // What the controller writes meanwhile is no other object than the one that was shown.
+    let shown = requests.get("jazz").await.unwrap();
+    let status = json!({ "status": { "observedGeneration": 1 } });
+    cluster.consumers.patch_status("jazz", &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    assert_eq!(requests.change(&shown, &json!({ "approved": true })).await.unwrap().spec.approved, Some(true));
 }
 
 #[tokio::test(flavor = "multi_thread")]
