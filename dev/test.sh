@@ -19,7 +19,9 @@ if [[ " $* " == *" --test it "* || " $* " == *" --test bounds "* ]]; then
   :
 elif [ "$(id -u)" = 0 ]; then
   dev/image.sh
+  # What tests/cluster/docs.rs needs and cannot download from inside the cluster.
   dev/controlplane/binaries.sh oldest/kubectl >/dev/null
+  dev/gateways.sh >/dev/null
   servers+=(dev/with-cluster.sh)
 else
   left_out='the tests with real pods (tests/cluster) were left out: they need root'
