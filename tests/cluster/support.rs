@@ -280,7 +280,7 @@ impl Cluster {
 
     /// `helm install` or `helm upgrade` of the release, waiting until it is ready.
     pub fn helm(&self, verb: &str, args: &[&str]) -> String {
-        let fixed = [verb, RELEASE, CHART, "-n", SYSTEM, "--wait", "--timeout=90s", "--set", "namespaces={team-a}"];
+        let fixed = [verb, RELEASE, CHART, "-n", SYSTEM, "--wait", "--timeout=180s", "--set", "namespaces={team-a}"];
         let said = helm(&[&fixed[..], args].concat());
         until_known();
         said
